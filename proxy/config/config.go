@@ -1,0 +1,183 @@
+// Package config is the one schema of Baton's file: what the supervisor and
+// every generation of the proxy read.
+//
+// A Config is immutable once [Load] or [Parse] has returned it: to change the
+// configuration is to load another one. Loading is strict. A key that Baton
+// does not know, or knows but has not built yet, is a mistake with a line
+// number, never a setting that is silently ignored.
+package config
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Config is one file, decoded, with defaults filled in.
+type Config struct {
+	Node       Node       `mapstructure:"node" yaml:"node"`
+	RuntimeDir string     `mapstructure:"runtime_dir" yaml:"runtime_dir"`
+	Admin      Admin      `mapstructure:"admin" yaml:"admin"`
+	Listeners  []Listener `mapstructure:"listeners" yaml:"listeners"`
+	Routes     []Route    `mapstructure:"routes" yaml:"routes"`
+	Upstreams  []Upstream `mapstructure:"upstreams" yaml:"upstreams"`
+	Proxy      Proxy      `mapstructure:"proxy" yaml:"proxy"`
+	Release    Release    `mapstructure:"release" yaml:"release"`
+	Steering   Steering   `mapstructure:"steering" yaml:"steering"`
+	Shutdown   Shutdown   `mapstructure:"shutdown" yaml:"shutdown"`
+}
+
+// Node names this host.
+type Node struct {
+	Name string `mapstructure:"name" yaml:"name"`
+	// ServerID is what every router on the way reads to find this host. Never 0.
+	ServerID uint32 `mapstructure:"server_id" yaml:"server_id"`
+}
+
+// Admin is where operators talk to the supervisor.
+type Admin struct {
+	// Socket is a Unix socket for the commands. Empty means admin.sock in RuntimeDir.
+	Socket string `mapstructure:"socket" yaml:"socket"`
+	// Address is host:port for metrics and health. Empty means none.
+	Address string `mapstructure:"address" yaml:"address"`
+}
+
+// Protocol is what a listener speaks.
+type Protocol string
+
+// The protocols of a listener.
+const (
+	HTTP Protocol = "http"
+	TCP  Protocol = "tcp"
+)
+
+// WorkerChoice says how a new flow finds one of a generation's workers.
+type WorkerChoice string
+
+// The ways to choose a worker.
+const (
+	// ByHash spreads flows by their 4-tuple.
+	ByHash WorkerChoice = "hash"
+	// ByCPU keeps a flow on the CPU that received it.
+	ByCPU WorkerChoice = "cpu"
+)
+
+// Listener is a named address and protocol that the node serves.
+type Listener struct {
+	Name     string   `mapstructure:"name" yaml:"name"`
+	Address  string   `mapstructure:"address" yaml:"address"`
+	Protocol Protocol `mapstructure:"protocol" yaml:"protocol"`
+	// DualStack lets a [::] listener serve IPv4 too. Without it [::] is IPv6 only.
+	DualStack bool `mapstructure:"dual_stack" yaml:"dual_stack"`
+	// Workers is the number of accept sockets of each generation, 1 to 64.
+	Workers int `mapstructure:"workers" yaml:"workers"`
+	// WorkerChoice is hash or cpu.
+	WorkerChoice WorkerChoice `mapstructure:"worker_choice" yaml:"worker_choice"`
+	// Backlog bounds each worker's accept queue, in connections.
+	Backlog int `mapstructure:"backlog" yaml:"backlog"`
+	// MaxConnections bounds the connections a generation holds on this listener. 0 means no bound.
+	MaxConnections int `mapstructure:"max_connections" yaml:"max_connections"`
+	// HeaderTimeout bounds the time from the first byte of a request to the end of its head.
+	HeaderTimeout time.Duration `mapstructure:"header_timeout" yaml:"header_timeout"`
+	// IdleTimeout closes a keep-alive connection, or a TCP stream, on which nothing moves.
+	IdleTimeout time.Duration `mapstructure:"idle_timeout" yaml:"idle_timeout"`
+	// MaxHeaderBytes bounds a request's head.
+	MaxHeaderBytes Size `mapstructure:"max_header_bytes" yaml:"max_header_bytes"`
+	// MaxBodyBytes bounds a request's body. 0 means no bound.
+	MaxBodyBytes Size `mapstructure:"max_body_bytes" yaml:"max_body_bytes"`
+	// TrustedProxies are the peers whose X-Forwarded-* headers are kept and appended to.
+	TrustedProxies []netip.Prefix `mapstructure:"trusted_proxies" yaml:"trusted_proxies"`
+}
+
+// AddrPort is the listener's address as Validate has accepted it.
+func (l Listener) AddrPort() netip.AddrPort {
+	ap, _ := netip.ParseAddrPort(l.Address)
+	return ap
+}
+
+// Route sends what it matches to upstreams, by weight. Among the routes of a
+// listener the longest matching host wins, then the longest path prefix, then
+// the first in the file.
+type Route struct {
+	Name      string        `mapstructure:"name" yaml:"name"`
+	Listeners []string      `mapstructure:"listeners" yaml:"listeners"`
+	Match     Match         `mapstructure:"match" yaml:"match"`
+	Upstreams []Backend     `mapstructure:"upstreams" yaml:"upstreams"`
+	Timeout   time.Duration `mapstructure:"timeout" yaml:"timeout"` // until the response's head; 0 means none
+}
+
+// Match holds the conditions of a route; empty ones match everything.
+type Match struct {
+	// Hosts are exact names or "*.example.com".
+	Hosts      []string `mapstructure:"hosts" yaml:"hosts"`
+	Path       string   `mapstructure:"path" yaml:"path"`
+	PathPrefix string   `mapstructure:"path_prefix" yaml:"path_prefix"`
+}
+
+// Backend is an upstream's share of a route.
+type Backend struct {
+	Name string `mapstructure:"name" yaml:"name"`
+	// Weight is the share relative to the other backends of the route. Defaults to 1; 0 means none.
+	Weight *int `mapstructure:"weight" yaml:"weight"`
+}
+
+// Upstream is a named set of endpoints.
+type Upstream struct {
+	Name      string   `mapstructure:"name" yaml:"name"`
+	Endpoints []string `mapstructure:"endpoints" yaml:"endpoints"`
+	// ConnectTimeout bounds a dial to one endpoint.
+	ConnectTimeout time.Duration `mapstructure:"connect_timeout" yaml:"connect_timeout"`
+	// IdleTimeout is how long an unused connection stays in the pool.
+	IdleTimeout time.Duration `mapstructure:"idle_timeout" yaml:"idle_timeout"`
+	// MaxIdle bounds the unused connections kept for each endpoint.
+	MaxIdle int `mapstructure:"max_idle" yaml:"max_idle"`
+	// MaxConnections bounds the connections to each endpoint. 0 means no bound.
+	MaxConnections int `mapstructure:"max_connections" yaml:"max_connections"`
+}
+
+// Proxy is how a generation is started. Any server that keeps the contract
+// of socket activation and readiness notification can be one.
+type Proxy struct {
+	// Command is the binary and its arguments. A bare name is looked for
+	// beside the supervisor's own binary, then in PATH.
+	Command []string `mapstructure:"command" yaml:"command"`
+	// User is the account the generation runs as, without any capability.
+	User string `mapstructure:"user" yaml:"user"`
+	// Nonblocking hands the sockets over with O_NONBLOCK set.
+	Nonblocking bool `mapstructure:"nonblocking" yaml:"nonblocking"`
+	// Baton passes the BATON_ variables and descriptors, to servers that know them.
+	Baton bool `mapstructure:"baton" yaml:"baton"`
+}
+
+// Release is how one generation replaces another.
+type Release struct {
+	ReadyTimeout time.Duration `mapstructure:"ready_timeout" yaml:"ready_timeout"`
+	// Ramp lists the shares of new flows the candidate gets, in order, ending with 100 %.
+	Ramp           []Percent     `mapstructure:"ramp" yaml:"ramp"`
+	DrainTimeout   time.Duration `mapstructure:"drain_timeout" yaml:"drain_timeout"`
+	MaxGenerations int           `mapstructure:"max_generations" yaml:"max_generations"`
+	// OnInconclusive is hold or rollback.
+	OnInconclusive string `mapstructure:"on_inconclusive" yaml:"on_inconclusive"`
+	Verify         Verify `mapstructure:"verify" yaml:"verify"`
+}
+
+// Verify is how long and how a candidate is watched before the verdict.
+type Verify struct {
+	// Window is how long each step of the ramp is watched.
+	Window time.Duration `mapstructure:"window" yaml:"window"`
+}
+
+// Steering says who chooses the generation of a new flow.
+type Steering string
+
+// The steering modes.
+const (
+	SteeringAuto     Steering = "auto"
+	SteeringBPF      Steering = "bpf"
+	SteeringTakeover Steering = "takeover"
+)
+
+// Shutdown is the end of the supervisor.
+type Shutdown struct {
+	// Lead is how long /readyz fails before anything closes.
+	Lead time.Duration `mapstructure:"lead" yaml:"lead"`
+}
