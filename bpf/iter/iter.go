@@ -2,7 +2,7 @@
 // other way: the half-open handshakes of one socket of a reuseport group.
 package iter
 
-//go:generate go tool bpf2go -cc clang-19 -target bpfel -type queue queues queues.c -- -I../include -O2 -g -Wall -Werror -idirafter /usr/include/x86_64-linux-gnu
+//go:generate go tool bpf2go -target bpfel -type queue queues queues.c -- -I../include -O2 -g -Wall -Werror -idirafter /usr/include/x86_64-linux-gnu
 
 import (
 	"encoding/binary"

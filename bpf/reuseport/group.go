@@ -116,6 +116,15 @@ func (g *Group) Attach(fd int) error {
 	return nil
 }
 
+// Detach takes the program off the group that this socket belongs to. New flows
+// are then hashed over all members.
+func (g *Group) Detach(fd int) error {
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_REUSEPORT_BPF, 0); err != nil {
+		return fmt.Errorf("detach sk_reuseport: %w", err)
+	}
+	return nil
+}
+
 // SetSink names the listening socket that gets a flow when no slot has one.
 func (g *Group) SetSink(fd int) error {
 	if err := g.socks.Put(uint32(sinkKey), uint64(fd)); err != nil {

@@ -12,7 +12,7 @@
 //     packet: the program and its maps live as long as a member of the group.
 package reuseport
 
-//go:generate go tool bpf2go -cc clang-19 -target bpfel -type tally -type source -type reason -type choice steer steer.c -- -I../include -O2 -g -Wall -Werror -idirafter /usr/include/x86_64-linux-gnu
+//go:generate go tool bpf2go -target bpfel -type tally -type source -type reason -type choice steer steer.c -- -I../include -O2 -g -Wall -Werror -idirafter /usr/include/x86_64-linux-gnu
 
 import (
 	"errors"

@@ -13,31 +13,45 @@ import (
 )
 
 // Config is one file, decoded, with defaults filled in.
+//
+// The doc comments of this file are also the descriptions that [Schema] prints.
 type Config struct {
-	Node       Node       `mapstructure:"node" yaml:"node"`
-	RuntimeDir string     `mapstructure:"runtime_dir" yaml:"runtime_dir"`
-	Admin      Admin      `mapstructure:"admin" yaml:"admin"`
-	Listeners  []Listener `mapstructure:"listeners" yaml:"listeners"`
-	Routes     []Route    `mapstructure:"routes" yaml:"routes"`
-	Upstreams  []Upstream `mapstructure:"upstreams" yaml:"upstreams"`
-	Proxy      Proxy      `mapstructure:"proxy" yaml:"proxy"`
-	Release    Release    `mapstructure:"release" yaml:"release"`
-	Steering   Steering   `mapstructure:"steering" yaml:"steering"`
-	Shutdown   Shutdown   `mapstructure:"shutdown" yaml:"shutdown"`
+	// Node names this host.
+	Node Node `mapstructure:"node" yaml:"node"`
+	// RuntimeDir holds the supervisor's sockets and state. Absolute, and short
+	// enough that a Unix socket's path fits below it.
+	RuntimeDir string `mapstructure:"runtime_dir" yaml:"runtime_dir"`
+	// Admin is where operators talk to the supervisor.
+	Admin Admin `mapstructure:"admin" yaml:"admin"`
+	// Listeners are what the node serves: at least one, at most 4096, no two overlapping.
+	Listeners []Listener `mapstructure:"listeners" yaml:"listeners" jsonschema:"required,minItems=1,maxItems=4096"`
+	// Routes lead from listeners to upstreams.
+	Routes []Route `mapstructure:"routes" yaml:"routes" jsonschema:"required,minItems=1"`
+	// Upstreams are where routes lead.
+	Upstreams []Upstream `mapstructure:"upstreams" yaml:"upstreams" jsonschema:"required,minItems=1"`
+	// Proxy is how a generation is started.
+	Proxy Proxy `mapstructure:"proxy" yaml:"proxy"`
+	// Release is how one generation replaces another.
+	Release Release `mapstructure:"release" yaml:"release"`
+	// Steering says who chooses the generation of a new flow.
+	Steering Steering `mapstructure:"steering" yaml:"steering"`
+	// Shutdown is the end of the supervisor.
+	Shutdown Shutdown `mapstructure:"shutdown" yaml:"shutdown"`
 }
 
 // Node names this host.
 type Node struct {
+	// Name is what traces and status call this host.
 	Name string `mapstructure:"name" yaml:"name"`
 	// ServerID is what every router on the way reads to find this host. Never 0.
-	ServerID uint32 `mapstructure:"server_id" yaml:"server_id"`
+	ServerID uint32 `mapstructure:"server_id" yaml:"server_id" jsonschema:"minimum=1,maximum=4294967295"`
 }
 
 // Admin is where operators talk to the supervisor.
 type Admin struct {
-	// Socket is a Unix socket for the commands. Empty means admin.sock in RuntimeDir.
+	// Socket is a Unix socket for the commands. Empty means admin.sock in runtime_dir.
 	Socket string `mapstructure:"socket" yaml:"socket"`
-	// Address is host:port for metrics and health. Empty means none.
+	// Address is IP:port for metrics and health. Empty means none.
 	Address string `mapstructure:"address" yaml:"address"`
 }
 
@@ -63,32 +77,39 @@ const (
 
 // Listener is a named address and protocol that the node serves.
 type Listener struct {
-	Name     string   `mapstructure:"name" yaml:"name"`
-	Address  string   `mapstructure:"address" yaml:"address"`
-	Protocol Protocol `mapstructure:"protocol" yaml:"protocol"`
+	// Name is unique among listeners; generations find their sockets by it.
+	Name string `mapstructure:"name" yaml:"name" jsonschema:"required"`
+	// Address is IP:port; 0.0.0.0 and [::] mean every address of the family.
+	Address string `mapstructure:"address" yaml:"address" jsonschema:"required"`
+	// Protocol is http or tcp.
+	Protocol Protocol `mapstructure:"protocol" yaml:"protocol" jsonschema:"required"`
 	// DualStack lets a [::] listener serve IPv4 too. Without it [::] is IPv6 only.
 	DualStack bool `mapstructure:"dual_stack" yaml:"dual_stack"`
 	// Workers is the number of accept sockets of each generation, 1 to 64.
-	Workers int `mapstructure:"workers" yaml:"workers"`
+	Workers int `mapstructure:"workers" yaml:"workers" jsonschema:"minimum=1,maximum=64"`
 	// WorkerChoice is hash or cpu.
 	WorkerChoice WorkerChoice `mapstructure:"worker_choice" yaml:"worker_choice"`
 	// Backlog bounds each worker's accept queue, in connections.
-	Backlog int `mapstructure:"backlog" yaml:"backlog"`
+	Backlog int `mapstructure:"backlog" yaml:"backlog" jsonschema:"minimum=1,maximum=2147483647"`
 	// MaxConnections bounds the connections a generation holds on this listener. 0 means no bound.
-	MaxConnections int `mapstructure:"max_connections" yaml:"max_connections"`
-	// HeaderTimeout bounds the time from the first byte of a request to the end of its head.
+	MaxConnections int `mapstructure:"max_connections" yaml:"max_connections" jsonschema:"minimum=0"`
+	// HeaderTimeout bounds the time from the first byte of a request to the end
+	// of its head. 0s means no bound. http only.
 	HeaderTimeout time.Duration `mapstructure:"header_timeout" yaml:"header_timeout"`
-	// IdleTimeout closes a keep-alive connection, or a TCP stream, on which nothing moves.
+	// IdleTimeout closes a keep-alive connection, or a TCP stream, on which
+	// nothing moves. 0s means never. Defaults to 75s for http and to 0s for tcp,
+	// where silence is no sign that a stream is done.
 	IdleTimeout time.Duration `mapstructure:"idle_timeout" yaml:"idle_timeout"`
-	// MaxHeaderBytes bounds a request's head.
+	// MaxHeaderBytes bounds a request's head. http only.
 	MaxHeaderBytes Size `mapstructure:"max_header_bytes" yaml:"max_header_bytes"`
-	// MaxBodyBytes bounds a request's body. 0 means no bound.
+	// MaxBodyBytes bounds a request's body. 0B means no bound. http only.
 	MaxBodyBytes Size `mapstructure:"max_body_bytes" yaml:"max_body_bytes"`
-	// TrustedProxies are the peers whose X-Forwarded-* headers are kept and appended to.
+	// TrustedProxies are the peers whose X-Forwarded-* headers are kept and
+	// appended to. http only.
 	TrustedProxies []netip.Prefix `mapstructure:"trusted_proxies" yaml:"trusted_proxies"`
 }
 
-// AddrPort is the listener's address as Validate has accepted it.
+// AddrPort is the listener's address as [Parse] has accepted it.
 func (l Listener) AddrPort() netip.AddrPort {
 	ap, _ := netip.ParseAddrPort(l.Address)
 	return ap
@@ -98,40 +119,50 @@ func (l Listener) AddrPort() netip.AddrPort {
 // listener the longest matching host wins, then the longest path prefix, then
 // the first in the file.
 type Route struct {
-	Name      string        `mapstructure:"name" yaml:"name"`
-	Listeners []string      `mapstructure:"listeners" yaml:"listeners"`
-	Match     Match         `mapstructure:"match" yaml:"match"`
-	Upstreams []Backend     `mapstructure:"upstreams" yaml:"upstreams"`
-	Timeout   time.Duration `mapstructure:"timeout" yaml:"timeout"` // until the response's head; 0 means none
+	// Name is unique among routes.
+	Name string `mapstructure:"name" yaml:"name" jsonschema:"required"`
+	// Listeners are the names of the listeners served, all of one protocol.
+	Listeners []string `mapstructure:"listeners" yaml:"listeners" jsonschema:"required,minItems=1"`
+	// Match holds the conditions; a route of a tcp listener has none.
+	Match Match `mapstructure:"match" yaml:"match"`
+	// Upstreams share what the route matches.
+	Upstreams []Backend `mapstructure:"upstreams" yaml:"upstreams" jsonschema:"required,minItems=1"`
+	// Timeout bounds the wait for the response's head. 0s means no bound. http only.
+	Timeout time.Duration `mapstructure:"timeout" yaml:"timeout"`
 }
 
 // Match holds the conditions of a route; empty ones match everything.
 type Match struct {
 	// Hosts are exact names or "*.example.com".
-	Hosts      []string `mapstructure:"hosts" yaml:"hosts"`
-	Path       string   `mapstructure:"path" yaml:"path"`
-	PathPrefix string   `mapstructure:"path_prefix" yaml:"path_prefix"`
+	Hosts []string `mapstructure:"hosts" yaml:"hosts"`
+	// Path is the whole path. Not together with path_prefix.
+	Path string `mapstructure:"path" yaml:"path"`
+	// PathPrefix is the beginning of the path.
+	PathPrefix string `mapstructure:"path_prefix" yaml:"path_prefix"`
 }
 
 // Backend is an upstream's share of a route.
 type Backend struct {
-	Name string `mapstructure:"name" yaml:"name"`
+	// Name is the upstream's.
+	Name string `mapstructure:"name" yaml:"name" jsonschema:"required"`
 	// Weight is the share relative to the other backends of the route. Defaults to 1; 0 means none.
-	Weight *int `mapstructure:"weight" yaml:"weight"`
+	Weight *int `mapstructure:"weight" yaml:"weight" jsonschema:"minimum=0"`
 }
 
 // Upstream is a named set of endpoints.
 type Upstream struct {
-	Name      string   `mapstructure:"name" yaml:"name"`
-	Endpoints []string `mapstructure:"endpoints" yaml:"endpoints"`
-	// ConnectTimeout bounds a dial to one endpoint.
+	// Name is unique among upstreams.
+	Name string `mapstructure:"name" yaml:"name" jsonschema:"required"`
+	// Endpoints are host:port.
+	Endpoints []string `mapstructure:"endpoints" yaml:"endpoints" jsonschema:"required,minItems=1"`
+	// ConnectTimeout bounds a dial to one endpoint. 0s means no bound.
 	ConnectTimeout time.Duration `mapstructure:"connect_timeout" yaml:"connect_timeout"`
-	// IdleTimeout is how long an unused connection stays in the pool.
+	// IdleTimeout is how long an unused connection stays in the pool. 0s means for ever.
 	IdleTimeout time.Duration `mapstructure:"idle_timeout" yaml:"idle_timeout"`
 	// MaxIdle bounds the unused connections kept for each endpoint.
-	MaxIdle int `mapstructure:"max_idle" yaml:"max_idle"`
+	MaxIdle int `mapstructure:"max_idle" yaml:"max_idle" jsonschema:"minimum=0"`
 	// MaxConnections bounds the connections to each endpoint. 0 means no bound.
-	MaxConnections int `mapstructure:"max_connections" yaml:"max_connections"`
+	MaxConnections int `mapstructure:"max_connections" yaml:"max_connections" jsonschema:"minimum=0"`
 }
 
 // Proxy is how a generation is started. Any server that keeps the contract
@@ -139,7 +170,7 @@ type Upstream struct {
 type Proxy struct {
 	// Command is the binary and its arguments. A bare name is looked for
 	// beside the supervisor's own binary, then in PATH.
-	Command []string `mapstructure:"command" yaml:"command"`
+	Command []string `mapstructure:"command" yaml:"command" jsonschema:"minItems=1"`
 	// User is the account the generation runs as, without any capability.
 	User string `mapstructure:"user" yaml:"user"`
 	// Nonblocking hands the sockets over with O_NONBLOCK set.
@@ -150,14 +181,18 @@ type Proxy struct {
 
 // Release is how one generation replaces another.
 type Release struct {
+	// ReadyTimeout is how long a candidate may take to say that it is ready.
 	ReadyTimeout time.Duration `mapstructure:"ready_timeout" yaml:"ready_timeout"`
-	// Ramp lists the shares of new flows the candidate gets, in order, ending with 100 %.
-	Ramp           []Percent     `mapstructure:"ramp" yaml:"ramp"`
-	DrainTimeout   time.Duration `mapstructure:"drain_timeout" yaml:"drain_timeout"`
-	MaxGenerations int           `mapstructure:"max_generations" yaml:"max_generations"`
-	// OnInconclusive is hold or rollback.
-	OnInconclusive string `mapstructure:"on_inconclusive" yaml:"on_inconclusive"`
-	Verify         Verify `mapstructure:"verify" yaml:"verify"`
+	// Ramp lists the shares of new flows the candidate gets, rising, ending with 100%.
+	Ramp []Percent `mapstructure:"ramp" yaml:"ramp" jsonschema:"minItems=1"`
+	// DrainTimeout is how long an old generation may finish the flows it owns.
+	DrainTimeout time.Duration `mapstructure:"drain_timeout" yaml:"drain_timeout"`
+	// MaxGenerations bounds the generations alive at once, draining ones included.
+	MaxGenerations int `mapstructure:"max_generations" yaml:"max_generations" jsonschema:"minimum=2,maximum=250"`
+	// OnInconclusive is what follows evidence too thin for a verdict: hold or rollback.
+	OnInconclusive string `mapstructure:"on_inconclusive" yaml:"on_inconclusive" jsonschema:"enum=hold,enum=rollback"`
+	// Verify is how a candidate is watched before the verdict.
+	Verify Verify `mapstructure:"verify" yaml:"verify"`
 }
 
 // Verify is how long and how a candidate is watched before the verdict.

@@ -1,9 +1,22 @@
 package config
 
 import (
-	"fmt"
+	"math"
+	"regexp"
 	"strconv"
 	"strings"
+)
+
+// A unitError is a text that a type of this package does not read.
+type unitError struct{ reason, hint string }
+
+func (e unitError) Error() string { return e.reason + "; " + e.hint }
+
+// What the units look like. The schema prints the same patterns.
+var (
+	durationPattern = `^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$`
+	sizePattern     = regexp.MustCompile(`^([0-9]+) ?(B|KiB|MiB|GiB)?$`)
+	percentPattern  = regexp.MustCompile(`^([0-9]{1,3}(?:\.[0-9]+)?) ?%$`)
 )
 
 // Size is a number of bytes, written as 64KiB.
@@ -12,46 +25,62 @@ type Size int64
 var sizeUnits = []struct {
 	suffix string
 	bytes  int64
-}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"B", 1}}
+}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"B", 1}, {"", 1}}
 
 // UnmarshalText reads a whole number with an optional unit B, KiB, MiB or GiB.
 func (s *Size) UnmarshalText(text []byte) error {
-	digits, unit := strings.TrimSpace(string(text)), int64(1)
+	bad := unitError{strconv.Quote(string(text)) + " is no size", "write it as 64KiB"}
+	part := sizePattern.FindSubmatch(text)
+	if part == nil {
+		return bad
+	}
+	n, err := strconv.ParseInt(string(part[1]), 10, 64)
 	for _, u := range sizeUnits {
-		if rest, ok := strings.CutSuffix(digits, u.suffix); ok {
-			digits, unit = strings.TrimSpace(rest), u.bytes
-			break
+		if u.suffix == string(part[2]) {
+			if err != nil || n > math.MaxInt64/u.bytes {
+				return bad
+			}
+			*s = Size(n * u.bytes)
+			return nil
 		}
 	}
-	n, err := strconv.ParseInt(digits, 10, 64)
-	if err != nil || n < 0 || n > (1<<62)/unit {
-		return fmt.Errorf("%q is no size; write it as 64KiB", text)
-	}
-	*s = Size(n * unit)
-	return nil
+	return bad
 }
 
 // MarshalText writes the size with the largest unit that divides it.
 func (s Size) MarshalText() ([]byte, error) {
-	for i := len(sizeUnits) - 2; i >= 0; i-- {
-		if u := sizeUnits[i]; s > 0 && int64(s)%u.bytes == 0 {
-			return fmt.Appendf(nil, "%d%s", int64(s)/u.bytes, u.suffix), nil
+	for _, u := range sizeUnits {
+		if int64(s)%u.bytes == 0 && (s != 0 || u.suffix == "B") {
+			return []byte(strconv.FormatInt(int64(s)/u.bytes, 10) + u.suffix), nil
 		}
 	}
-	return fmt.Appendf(nil, "%dB", int64(s)), nil
+	return nil, nil // not reached: B divides every size
 }
 
 // Percent is a share between 0 and 1, written as 25%.
 type Percent float64
 
-// UnmarshalText reads a number above 0 and up to 100, followed by %.
+// percentSteps is how many shares there are: 0.01 % to 100 %. A finer one
+// would be lost in the 16 bits that steering keeps for a weight.
+const percentSteps = 10000
+
+// UnmarshalText reads a number from 0.01 to 100 with at most two decimals,
+// followed by %.
 func (p *Percent) UnmarshalText(text []byte) error {
-	digits, ok := strings.CutSuffix(strings.TrimSpace(string(text)), "%")
-	n, err := strconv.ParseFloat(strings.TrimSpace(digits), 64)
-	if !ok || err != nil || !(n > 0 && n <= 100) {
-		return fmt.Errorf("%q is no share; write it as 25%%", text)
+	quoted := strconv.Quote(string(text))
+	part := percentPattern.FindSubmatch(text)
+	if part == nil {
+		return unitError{quoted + " is no share", "write it as 25%"}
 	}
-	*p = Percent(n / 100)
+	n, err := strconv.ParseFloat(string(part[1]), 64)
+	if err != nil || n > 100 {
+		return unitError{quoted + " is more than everything", "write at most 100%"}
+	}
+	steps := math.Round(n / 100 * percentSteps)
+	if steps < 1 || math.Abs(n/100*percentSteps-steps) > 1e-6 {
+		return unitError{quoted + " is too fine a share", "write a multiple of 0.01%, and at least that"}
+	}
+	*p = Percent(steps / percentSteps)
 	return nil
 }
 
@@ -61,4 +90,6 @@ func (p Percent) MarshalText() ([]byte, error) {
 }
 
 // String is the share as 25%.
-func (p Percent) String() string { return strconv.FormatFloat(float64(p)*100, 'g', 12, 64) + "%" }
+func (p Percent) String() string {
+	return strings.TrimSpace(strconv.FormatFloat(float64(p)*100, 'g', 12, 64)) + "%"
+}

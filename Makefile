@@ -1,0 +1,63 @@
+# The tools that make or judge what is committed, each pinned in its one line.
+CLANG         := clang-19
+GOLANGCI_LINT := v2.15.0
+
+# What the targets need beyond Go, as Debian packages.
+TEST_PACKAGES     := curl wrk nghttp2-client iproute2
+GENERATE_PACKAGES := $(CLANG) $(CLANG:clang%=llvm%) libbpf-dev linux-libc-dev
+
+PREFIX    ?= /usr/local
+TESTFLAGS ?=
+VERSION   := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+# The version comes from VERSION; Go's own stamp fails where another user owns the clone.
+export GOFLAGS += -buildvcs=false
+export BPF2GO_CC := $(CLANG)
+
+LINT := bin/tools/golangci-lint-$(GOLANGCI_LINT)
+
+.DEFAULT_GOAL := build
+.PHONY: build demo test check generate verifier soak install clean help
+
+build: ## build bin/baton and bin/baton-proxy
+	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/ ./supervisor/cmd/baton ./proxy/cmd/baton-proxy
+
+demo: build ## watch a proxy be replaced under load (asks sudo for root)
+	@if [ "$$(id -u)" = 0 ]; then exec bin/baton demo; fi; \
+	echo "baton demo loads BPF programs, which needs root: asking sudo"; exec sudo bin/baton demo
+
+test: build ## run every test; the kernel's need root
+	@if [ "$$(id -u)" = 0 ]; then exec tests/install $(TEST_PACKAGES); fi; \
+	echo "not root: the tests that load BPF programs or make network namespaces are left out; 'sudo make test' runs them"
+	go test -count=1 -timeout 15m $(TESTFLAGS) ./...
+
+check: $(LINT) ## format, vet, lint and import rules, generated files, go.mod, licences
+	@tests/install $(GENERATE_PACKAGES)
+	$(LINT) run
+	go vet ./...
+	go mod tidy -diff
+	tests/check
+
+generate: ## compile the BPF programs; the result is committed
+	@tests/install $(GENERATE_PACKAGES)
+	go generate ./bpf/...
+
+verifier: ## instructions and stack of each BPF program, as the verifier counts them (root)
+	go test -count=1 -run TestVerifier -v ./bpf/...
+
+soak: build ## 1,000 releases in a row: nothing may grow (root)
+	BATON_TEST_SOAK=1 go test -count=1 -timeout 2h -run TestThousandReleases -v ./tests/release
+
+install: build ## install the two binaries in PREFIX/bin (/usr/local/bin)
+	install -D -t $(DESTDIR)$(PREFIX)/bin bin/baton bin/baton-proxy
+
+clean: ## remove bin/
+	rm -rf bin
+
+help: ## show this
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+$(LINT):
+	@echo "building golangci-lint $(GOLANGCI_LINT), once (two minutes)"
+	GOBIN=$(CURDIR)/bin/tools go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT)
+	mv bin/tools/golangci-lint $@

@@ -1,0 +1,139 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/go-viper/mapstructure/v2"
+	"github.com/spf13/viper"
+	"go.yaml.in/yaml/v3"
+)
+
+// Load reads a file and lets the environment of this process override it. The
+// error is [Mistakes] if the file could be read.
+func Load(path string) (*Config, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	return Parse(path, data, os.Environ())
+}
+
+// Parse reads a configuration, fills in every default and validates the whole.
+// The name stands for the file in mistakes. The variables in env, given as
+// os.Environ gives them, override scalars; a generation passes nil, because
+// what it gets was resolved by the supervisor. The error is [Mistakes], with
+// all of them at once.
+func Parse(name string, data []byte, env []string) (*Config, error) {
+	c := checker{newReport(name)}
+	root := c.document(data)
+	if root == nil || !c.value(root, configType, "") {
+		return nil, c.sorted()
+	}
+	overrides := c.environment(env)
+	config, err := decode(root, overrides)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err) // the checker has missed something
+	}
+	validator{c.report, config}.all()
+	if len(c.mistakes) > 0 {
+		return nil, c.sorted()
+	}
+	return config, nil
+}
+
+// document reads the one YAML document that a file holds.
+func (c checker) document(data []byte) *yaml.Node {
+	decoder := yaml.NewDecoder(bytes.NewReader(data))
+	var doc, more yaml.Node
+	switch err := decoder.Decode(&doc); {
+	case err == io.EOF || err == nil && doc.Content[0].ShortTag() == "!!null":
+		c.refuse("", "is empty", "`baton config default` prints an example")
+		return nil
+	case err != nil:
+		c.syntax(err, data)
+		return nil
+	}
+	switch err := decoder.Decode(&more); {
+	case err == nil:
+		c.addAt(position{c.file, more.Line, more.Column}, "", "holds more than one document", "remove the line ---")
+	case err != io.EOF:
+		c.syntax(err, data)
+		return nil
+	}
+	return doc.Content[0]
+}
+
+// delimiter joins keys for viper. Its default, a dot, may be part of a name.
+const delimiter = "::"
+
+// decode merges defaults, file and overrides, and decodes the result. The
+// viper is a fresh one each time, for it is neither safe for concurrent use
+// nor able to forget.
+func decode(root *yaml.Node, overrides map[string]any) (*Config, error) {
+	var settings map[string]any
+	if err := root.Decode(&settings); err != nil {
+		return nil, fmt.Errorf("decode: %w", err)
+	}
+	fillElements(settings)
+
+	v := viper.NewWithOptions(viper.KeyDelimiter(delimiter))
+	defaults := Default()
+	defaults.Admin.Socket = "" // follows runtime_dir, which is not known yet
+	for key, value := range settingsOf(defaults) {
+		v.SetDefault(key, value)
+	}
+	if err := v.MergeConfigMap(settings); err != nil {
+		return nil, fmt.Errorf("merge: %w", err)
+	}
+	for path, value := range overrides {
+		v.Set(strings.ReplaceAll(path, ".", delimiter), value)
+	}
+
+	c := new(Config)
+	err := v.UnmarshalExact(c, func(d *mapstructure.DecoderConfig) {
+		d.WeaklyTypedInput = false
+		d.DecodeHook = mapstructure.ComposeDecodeHookFunc(
+			mapstructure.StringToTimeDurationHookFunc(),
+			mapstructure.TextUnmarshallerHookFunc(),
+		)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("decode: %w", err)
+	}
+	if c.Admin.Socket == "" {
+		c.Admin.Socket = adminSocket(c.RuntimeDir)
+	}
+	// An empty list means what an absent one does; nil for both makes equal
+	// configurations equal.
+	for i := range c.Listeners {
+		c.Listeners[i].TrustedProxies = noneIfEmpty(c.Listeners[i].TrustedProxies)
+	}
+	for i := range c.Routes {
+		c.Routes[i].Match.Hosts = noneIfEmpty(c.Routes[i].Match.Hosts)
+	}
+	return c, nil
+}
+
+func noneIfEmpty[E any](list []E) []E {
+	if len(list) == 0 {
+		return nil
+	}
+	return list
+}
+
+// Marshal writes the configuration as YAML, which [Parse] reads back to an
+// equal one.
+func (c *Config) Marshal() ([]byte, error) {
+	var b bytes.Buffer
+	encoder := yaml.NewEncoder(&b)
+	encoder.SetIndent(2)
+	if err := errors.Join(encoder.Encode(c), encoder.Close()); err != nil {
+		return nil, fmt.Errorf("marshal configuration: %w", err)
+	}
+	return b.Bytes(), nil
+}

@@ -1,0 +1,113 @@
+package config
+
+import (
+	"fmt"
+	"math"
+	"net/netip"
+)
+
+func (v validator) listeners() names {
+	const path = "listeners"
+	ls := v.c.Listeners
+	known := v.names(path, len(ls), func(i int) string { return ls[i].Name })
+	switch {
+	case len(ls) == 0:
+		v.add(path, "there is none", "write at least one")
+	case len(ls) > maxListeners:
+		v.add(path, fmt.Sprintf("there are %d", len(ls)), fmt.Sprintf("write at most %d", maxListeners))
+		return known
+	}
+	for i, l := range ls {
+		v.listener(item(path, i), l)
+	}
+	v.overlaps()
+	return known
+}
+
+func (v validator) listener(path string, l Listener) {
+	choice(v, path+".protocol", "protocol", l.Protocol, protocols, protocolsLater)
+	choice(v, path+".worker_choice", "worker_choice", l.WorkerChoice, workerChoices, nil)
+	ap, ok := v.address(path+".address", l.Address)
+	if ok && l.DualStack && ap.Addr() != netip.IPv6Unspecified() {
+		v.add(path+".dual_stack", "only [::] can serve both families", "leave it out, or write the address as [::]")
+	}
+	v.bounds(path+".workers", l.Workers, 1, maxWorkers)
+	v.bounds(path+".backlog", l.Backlog, 1, math.MaxInt32)
+	v.notNegative(path+".max_connections", l.MaxConnections)
+	switch l.Protocol {
+	case HTTP:
+		if l.MaxHeaderBytes == 0 {
+			v.add(path+".max_header_bytes", "is 0, and no request has no head", "write it as 64KiB")
+		}
+	case TCP:
+		v.httpOnly(path+".header_timeout", l.HeaderTimeout != 0)
+		v.httpOnly(path+".max_header_bytes", l.MaxHeaderBytes != 0)
+		v.httpOnly(path+".max_body_bytes", l.MaxBodyBytes != 0)
+		v.httpOnly(path+".trusted_proxies", len(l.TrustedProxies) > 0)
+	}
+}
+
+// httpOnly reports a key that a tcp listener would silently ignore.
+func (v validator) httpOnly(path string, set bool) {
+	if set {
+		v.add(path, "has no meaning for tcp", "leave it out")
+	}
+}
+
+// overlaps reports listeners that would receive each other's connections. The
+// kernel takes both and lets the most specific win, silently.
+func (v validator) overlaps() {
+	byPort := map[uint16][]int{}
+	bounds := make([]bound, len(v.c.Listeners))
+	for i, l := range v.c.Listeners {
+		mine, ok := boundBy(l)
+		if !ok {
+			continue
+		}
+		bounds[i] = mine
+		port := mine.ap.Port()
+		for _, j := range byPort[port] {
+			if mine.overlaps(bounds[j]) {
+				other := v.c.Listeners[j]
+				v.add(item("listeners", i)+".address",
+					fmt.Sprintf("%s overlaps listener %s, %s", show(l.Address), show(other.Name), show(other.Address)),
+					v.onLine(item("listeners", j)))
+				break // one is enough, where thousands may share a port
+			}
+		}
+		byPort[port] = append(byPort[port], i)
+	}
+}
+
+// bound is what a listening socket is bound to.
+type bound struct {
+	ap   netip.AddrPort
+	dual bool // [::] takes IPv4 too
+}
+
+func boundBy(l Listener) (bound, bool) {
+	ap, err := netip.ParseAddrPort(l.Address)
+	return bound{ap, l.DualStack}, err == nil
+}
+
+// overlaps reports whether one connection could be meant for both.
+func (b bound) overlaps(other bound) bool {
+	return b.ap.Port() == other.ap.Port() && (b.covers(other) || other.covers(b))
+}
+
+// covers reports whether b takes what is sent to other's address.
+func (b bound) covers(other bound) bool {
+	mine, theirs := b.ap.Addr().Unmap(), other.ap.Addr().Unmap()
+	if mine.Zone() == "" || theirs.Zone() == "" {
+		mine, theirs = mine.WithZone(""), theirs.WithZone("") // an address without a zone may be on any link
+	}
+	switch {
+	case mine == theirs:
+		return true
+	case mine == netip.IPv4Unspecified():
+		return theirs.Is4()
+	case mine == netip.IPv6Unspecified():
+		return theirs.Is6() || b.dual
+	}
+	return false
+}

@@ -1,0 +1,36 @@
+package contract
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"strings"
+)
+
+// Notify sends assignments such as READY=1 to the service manager, in one
+// datagram so that they are seen together. Without NOTIFY_SOCKET nobody asked,
+// and it does nothing.
+func Notify(state ...string) error {
+	name := os.Getenv(EnvNotifySocket)
+	if name == "" {
+		return nil
+	}
+	// A leading @ is the abstract namespace, to systemd and to package net alike.
+	if name[0] != '/' && name[0] != '@' {
+		return fmt.Errorf("notify: %s is %q, neither a path nor abstract", EnvNotifySocket, name)
+	}
+	for _, s := range state {
+		if strings.Contains(s, "\n") || !strings.Contains(s, "=") {
+			return fmt.Errorf("notify: %q is no assignment", s)
+		}
+	}
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: name, Net: "unixgram"})
+	if err != nil {
+		return fmt.Errorf("notify: %w", err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte(strings.Join(state, "\n"))); err != nil {
+		return fmt.Errorf("notify: %w", err)
+	}
+	return nil
+}

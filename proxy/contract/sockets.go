@@ -1,0 +1,128 @@
+package contract
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Sockets takes the listening sockets that were passed to this process, by
+// name; a name given several times has one listener per worker, in the order
+// of the descriptors. Without LISTEN_FDS there are none.
+//
+// It can be called once: the variables are removed from the environment and
+// the descriptors closed in favour of the listeners, so that no child inherits
+// either. Anything out of order is an error, and then every passed descriptor
+// is closed: half a set of sockets would lose the connections of the others.
+func Sockets() (map[string][]net.Listener, error) {
+	pid, count, names := os.Getenv(EnvListenPID), os.Getenv(EnvListenFDs), os.Getenv(EnvListenFDNames)
+	for _, name := range []string{EnvListenPID, EnvListenFDs, EnvListenFDNames} {
+		os.Unsetenv(name)
+	}
+	if count == "" {
+		return nil, nil
+	}
+	if pid != strconv.Itoa(os.Getpid()) {
+		// The descriptors belong to whoever has that number: leave them alone.
+		return nil, fmt.Errorf("%s is %q, but this process is %d", EnvListenPID, pid, os.Getpid())
+	}
+	n, err := strconv.Atoi(count)
+	if err != nil || n < 0 {
+		return nil, fmt.Errorf("%s is %q, not a number of descriptors", EnvListenFDs, count)
+	}
+	byName := strings.Split(names, ":")
+	if n == 0 {
+		return nil, nil
+	}
+
+	sockets := make(map[string][]net.Listener)
+	var errs []error
+	for i := range n {
+		fd := FirstFD + i
+		unix.CloseOnExec(fd)
+		if len(byName) != n {
+			unix.Close(fd)
+			continue
+		}
+		ln, err := listenerFrom(fd)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("descriptor %d (%s): %w", fd, byName[i], err))
+			continue
+		}
+		sockets[byName[i]] = append(sockets[byName[i]], ln)
+	}
+	if len(byName) != n {
+		errs = append(errs, fmt.Errorf("%s has %d names for %d descriptors", EnvListenFDNames, len(byName), n))
+	}
+	if err := errors.Join(errs...); err != nil {
+		for _, workers := range sockets {
+			for _, ln := range workers {
+				ln.Close()
+			}
+		}
+		return nil, err
+	}
+	return sockets, nil
+}
+
+// listenerFrom turns fd into a listener, and closes fd.
+func listenerFrom(fd int) (net.Listener, error) {
+	// Asked first, since net.FileListener accepts any stream socket and the
+	// mistake would show at the first accept only.
+	listening, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	if err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("not a socket: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "")
+	defer f.Close()
+	if listening == 0 {
+		return nil, errors.New("not a listening socket")
+	}
+	return net.FileListener(f)
+}
+
+// ReadConfig returns the configuration the supervisor passed, or nil if it
+// passed none. It can be called once, as [Sockets].
+func ReadConfig() ([]byte, error) {
+	value := os.Getenv(EnvConfigFD)
+	os.Unsetenv(EnvConfigFD)
+	if value == "" {
+		return nil, nil
+	}
+	fd, err := strconv.Atoi(value)
+	if err != nil || fd < FirstFD {
+		return nil, fmt.Errorf("%s is %q, not a descriptor", EnvConfigFD, value)
+	}
+	unix.CloseOnExec(fd)
+	f := os.NewFile(uintptr(fd), "configuration")
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", EnvConfigFD, err)
+	}
+	// By position: the offset is shared with whoever else holds the memfd.
+	text := make([]byte, info.Size())
+	if _, err := f.ReadAt(text, 0); err != nil {
+		return nil, fmt.Errorf("read %s: %w", EnvConfigFD, err)
+	}
+	return text, nil
+}
+
+// GenerationID is the number of this generation, 0 if the supervisor gave none.
+func GenerationID() (uint64, error) {
+	value := os.Getenv(EnvGenerationID)
+	if value == "" {
+		return 0, nil
+	}
+	id, err := strconv.ParseUint(value, 10, 64)
+	if err != nil || id == 0 {
+		return 0, fmt.Errorf("%s is %q, not a generation", EnvGenerationID, value)
+	}
+	return id, nil
+}

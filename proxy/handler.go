@@ -1,0 +1,218 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httputil"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/proxy/listener"
+	"github.com/baton-mesh/baton/proxy/router"
+	"github.com/baton-mesh/baton/proxy/upstream"
+)
+
+// handler serves the requests of one listener, whatever version of HTTP they
+// came by.
+type handler struct {
+	g       *Generation
+	cfg     config.Listener
+	table   *router.Table
+	forward httputil.ReverseProxy
+	log     *slog.Logger
+}
+
+func newHandler(g *Generation, l config.Listener, table *router.Table) *handler {
+	h := &handler{g: g, cfg: l, table: table, log: g.opts.Log.With("listener", l.Name)}
+	h.forward = httputil.ReverseProxy{
+		Rewrite:      h.rewrite,
+		Transport:    roundTripper{},
+		BufferPool:   &bodyBuffers,
+		ErrorHandler: h.forwardFailed,
+		ErrorLog:     slog.NewLogLogger(h.log.Handler(), slog.LevelDebug),
+	}
+	return h
+}
+
+// exchange is what the stages of one request share.
+type exchange struct {
+	route    *router.Route
+	upstream *upstream.Upstream
+	endpoint *upstream.Endpoint // once the response's head is there
+	deadline *time.Timer        // of the response's head; nil without one
+	body     requestBody
+}
+
+// requestBody remembers whether reading the request failed, to tell the
+// client's faults from the upstream's.
+type requestBody struct {
+	io.ReadCloser
+	failed atomic.Bool
+}
+
+func (b *requestBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		b.failed.Store(true)
+	}
+	return n, err
+}
+
+type exchangeKey struct{}
+
+func exchangeOf(ctx context.Context) *exchange { return ctx.Value(exchangeKey{}).(*exchange) }
+
+// ServeHTTP takes one request from routing to the last byte of its response.
+func (h *handler) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	conn := listener.FromContext(r.Context())
+	if !conn.Begin() {
+		panic(http.ErrAbortHandler)
+	}
+	w := &response{
+		ResponseWriter: rw,
+		draining:       &h.g.draining,
+		webSocket:      strings.EqualFold(r.Header.Get("Upgrade"), "websocket"),
+	}
+	if r.Header.Get(probeHeader) == "1" {
+		w.generation = h.g.opts.Generation
+	}
+	start := time.Now()
+	defer h.contain(w, r)
+
+	ex := h.accept(w, r)
+	if ex == nil {
+		return
+	}
+	ctx, cancel := context.WithCancelCause(context.WithValue(r.Context(), exchangeKey{}, ex))
+	defer cancel(nil)
+	if ex.route.Timeout > 0 {
+		ex.deadline = time.AfterFunc(ex.route.Timeout, func() { cancel(errRouteTimeout) })
+		defer ex.deadline.Stop()
+	}
+	defer func() {
+		if ex.endpoint != nil {
+			ex.endpoint.Release()
+		}
+		h.log.Debug("request", "generation", h.g.opts.Generation, "method", r.Method, "host", r.Host,
+			"path", r.URL.Path, "route", ex.route.Name, "upstream", ex.upstream.Name,
+			"status", w.status, "took", time.Since(start))
+	}()
+	h.forward.ServeHTTP(w, r.WithContext(ctx))
+}
+
+// accept decides whether the request is served and by which upstream. If not,
+// it has answered, and returns nil.
+func (h *handler) accept(w *response, r *http.Request) *exchange {
+	if r.Method == http.MethodConnect {
+		w.fail(failMethod)
+		return nil
+	}
+	route := h.table.Lookup(r.Host, r.URL.Path)
+	if route == nil {
+		w.fail(failNoRoute)
+		return nil
+	}
+	u := route.Pick()
+	if u == nil {
+		w.fail(failNoUpstream)
+		return nil
+	}
+	if limit := int64(h.cfg.MaxBodyBytes); limit > 0 {
+		if r.ContentLength > limit {
+			w.fail(failBodyTooLarge)
+			return nil
+		}
+		r.Body = http.MaxBytesReader(w.ResponseWriter, r.Body, limit)
+	}
+	if r.ContentLength != 0 {
+		// Without this the server reads the rest of the body before it lets a
+		// response begin, and a server that answers early would wait for ever.
+		http.NewResponseController(w.ResponseWriter).EnableFullDuplex()
+	}
+	ex := &exchange{route: route, upstream: u}
+	ex.body.ReadCloser = r.Body
+	r.Body = &ex.body
+	return ex
+}
+
+// contain keeps a panic to its request.
+func (h *handler) contain(w *response, r *http.Request) {
+	cause := recover()
+	switch {
+	case cause == nil:
+		return
+	case cause != http.ErrAbortHandler:
+		h.log.Error("panic", "cause", cause, "method", r.Method, "path", r.URL.Path, "stack", string(debug.Stack()))
+		if w.status == 0 {
+			w.fail(failInternal)
+			return
+		}
+	}
+	// Closes the connection, so that the client sees that the response is not whole.
+	panic(http.ErrAbortHandler)
+}
+
+// roundTripper sends a request to the upstream of its exchange.
+type roundTripper struct{}
+
+func (roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
+	ex := exchangeOf(req.Context())
+	res, endpoint, err := ex.upstream.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	ex.endpoint = endpoint
+	if ex.deadline != nil && !ex.deadline.Stop() {
+		res.Body.Close()
+		return nil, errRouteTimeout
+	}
+	return res, nil
+}
+
+// forwardFailed answers a request whose upstream has not answered.
+func (h *handler) forwardFailed(rw http.ResponseWriter, req *http.Request, err error) {
+	w := rw.(*response)
+	ex := exchangeOf(req.Context())
+	var tooLarge *http.MaxBytesError
+	var dial *upstream.DialError
+	cause := failUpstream
+	switch {
+	case errors.As(err, &tooLarge):
+		cause = failBodyTooLarge
+	case errors.Is(err, errRouteTimeout) || errors.Is(context.Cause(req.Context()), errRouteTimeout):
+		cause = failTimeout
+	case errors.As(err, &dial):
+		cause = failConnect
+	case ex.body.failed.Load():
+		cause = failBody
+	case req.Context().Err() != nil:
+		panic(http.ErrAbortHandler) // the client has left: nobody to answer
+	}
+	h.log.Debug("forward", "err", err, "route", ex.route.Name, "upstream", ex.upstream.Name)
+	w.fail(cause)
+}
+
+// bodyBuffers lends the buffers that bodies pass through. 32 KiB is what the
+// kernel hands over at once on a fast path, and what io.Copy would use.
+var bodyBuffers buffers
+
+type buffers struct{ pool sync.Pool }
+
+const bufferSize = 32 << 10
+
+func (b *buffers) Get() []byte {
+	if buf, ok := b.pool.Get().(*[bufferSize]byte); ok {
+		return buf[:]
+	}
+	return make([]byte, bufferSize)
+}
+
+// Put keeps an array pointer, since storing the slice would allocate its header.
+func (b *buffers) Put(buf []byte) { b.pool.Put((*[bufferSize]byte)(buf)) }

@@ -1,0 +1,280 @@
+package proxy_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"runtime"
+	"runtime/pprof"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/baton-mesh/baton/proxy"
+	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/proxy/listener"
+)
+
+// TestMain fails on goroutines and descriptors that outlive the tests: a leak
+// here is one per release.
+func TestMain(m *testing.M) {
+	goroutines, fds := runtime.NumGoroutine(), openFiles()
+	code := m.Run()
+	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+	if code == 0 && !within(5*time.Second, func() bool {
+		return runtime.NumGoroutine() <= goroutines && openFiles() <= fds
+	}) {
+		fmt.Fprintf(os.Stderr, "leaked: %d goroutines, were %d; %d descriptors, were %d\n",
+			runtime.NumGoroutine(), goroutines, openFiles(), fds)
+		pprof.Lookup("goroutine").WriteTo(os.Stderr, 1)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// openFiles counts what leaks one by one; the runtime's own poller stays.
+func openFiles() int {
+	entries, _ := os.ReadDir("/proc/self/fd")
+	n := 0
+	for _, e := range entries {
+		if link, _ := os.Readlink("/proc/self/fd/" + e.Name()); strings.HasPrefix(link, "socket:") || strings.HasPrefix(link, "pipe:") {
+			n++
+		}
+	}
+	return n
+}
+
+func within(limit time.Duration, condition func() bool) bool {
+	for end := time.Now().Add(limit); ; time.Sleep(time.Millisecond) {
+		if condition() {
+			return true
+		}
+		if time.Now().After(end) {
+			return false
+		}
+	}
+}
+
+func eventually(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	if !within(10*time.Second, condition) {
+		t.Fatalf("never happened: %s", what)
+	}
+}
+
+// node is a generation under test, with one http and one tcp listener.
+type node struct {
+	*proxy.Generation
+	web, raw string // addresses
+
+	t        *testing.T
+	term     context.CancelFunc // the first SIGTERM
+	lastCall func()             // the second
+	done     chan struct{}
+	tally    listener.Tally // once done is closed
+
+	mu     sync.Mutex
+	states []string // what the supervisor was told
+}
+
+// start runs a generation whose web listener goes to web, and raw to raw.
+// Either may be empty. change may edit the configuration.
+func start(t *testing.T, web, raw string, change ...func(*config.Config)) *node {
+	t.Helper()
+	cfg := &config.Config{Release: config.Release{DrainTimeout: time.Minute}}
+	if web != "" {
+		cfg.Listeners = append(cfg.Listeners, config.Listener{Name: "web", Protocol: config.HTTP, MaxHeaderBytes: 16 << 10})
+		cfg.Upstreams = append(cfg.Upstreams, config.Upstream{Name: "origin", Endpoints: []string{web}, MaxIdle: 64, ConnectTimeout: time.Second})
+		cfg.Routes = append(cfg.Routes, config.Route{Name: "web", Listeners: []string{"web"}, Upstreams: []config.Backend{{Name: "origin"}}})
+	}
+	if raw != "" {
+		cfg.Listeners = append(cfg.Listeners, config.Listener{Name: "raw", Protocol: config.TCP})
+		cfg.Upstreams = append(cfg.Upstreams, config.Upstream{Name: "echo", Endpoints: []string{raw}, ConnectTimeout: time.Second})
+		cfg.Routes = append(cfg.Routes, config.Route{Name: "raw", Listeners: []string{"raw"}, Upstreams: []config.Backend{{Name: "echo"}}})
+	}
+	for _, c := range change {
+		c(cfg)
+	}
+	n := &node{t: t, done: make(chan struct{})}
+	g, err := proxy.New(cfg, proxy.Options{Generation: 7, Notify: func(state ...string) error {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.states = append(n.states, strings.Join(state, "\n"))
+		return nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Generation = g
+	sockets := make(map[string][]net.Listener)
+	for _, l := range cfg.Listeners {
+		ln := listen(t)
+		sockets[l.Name] = []net.Listener{ln}
+		switch l.Name {
+		case "web":
+			n.web = ln.Addr().String()
+		case "raw":
+			n.raw = ln.Addr().String()
+		}
+	}
+	if err := g.Listen(sockets); err != nil {
+		t.Fatal(err)
+	}
+	ctx, term := context.WithCancel(context.Background())
+	lastCall := make(chan struct{})
+	n.term, n.lastCall = term, sync.OnceFunc(func() { close(lastCall) })
+	go func() {
+		defer close(n.done)
+		n.tally = g.Run(ctx, lastCall)
+	}()
+	t.Cleanup(func() {
+		term()
+		n.lastCall()
+		<-n.done
+	})
+	return n
+}
+
+// drained waits for the end and compares what was cut.
+func (n *node) drained(want listener.Tally) {
+	n.t.Helper()
+	select {
+	case <-n.done:
+	case <-time.After(15 * time.Second):
+		n.t.Fatalf("not drained; left: %s", n.Counts())
+	}
+	if n.tally != want {
+		n.t.Errorf("tally %+v, want %+v", n.tally, want)
+	}
+}
+
+// told says whether the supervisor has seen an assignment.
+func (n *node) told(assignment string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, s := range n.states {
+		if strings.Contains("\n"+s+"\n", "\n"+assignment+"\n") {
+			return true
+		}
+	}
+	return false
+}
+
+// stop begins the drain and waits until nothing more is accepted.
+func (n *node) stop() {
+	n.t.Helper()
+	n.term()
+	for _, address := range []string{n.web, n.raw} {
+		if address == "" {
+			continue
+		}
+		eventually(n.t, "socket "+address+" closed", func() bool {
+			conn, err := net.Dial("tcp", address)
+			if err != nil {
+				return true
+			}
+			conn.Close()
+			return false
+		})
+	}
+}
+
+func listen(t *testing.T) *net.TCPListener {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	return ln.(*net.TCPListener)
+}
+
+// origin runs an HTTP server behind the proxy and returns its address.
+func origin(t *testing.T, h http.HandlerFunc) string {
+	t.Helper()
+	s := httptest.NewServer(h)
+	t.Cleanup(func() {
+		s.CloseClientConnections()
+		s.Close()
+	})
+	return s.Listener.Addr().String()
+}
+
+// serveTCP runs f for each connection and returns the address.
+func serveTCP(t *testing.T, f func(*net.TCPConn)) string {
+	t.Helper()
+	ln := listen(t)
+	var open sync.WaitGroup
+	go func() {
+		for {
+			conn, err := ln.AcceptTCP()
+			if err != nil {
+				return
+			}
+			open.Go(func() {
+				defer conn.Close()
+				f(conn)
+			})
+		}
+	}()
+	t.Cleanup(func() {
+		ln.Close()
+		open.Wait()
+	})
+	return ln.Addr().String()
+}
+
+// client is one connection to the proxy on which every byte is ours.
+type client struct {
+	*net.TCPConn
+	t *testing.T
+	r *bufio.Reader
+}
+
+func dial(t *testing.T, address string) *client {
+	t.Helper()
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	return &client{conn.(*net.TCPConn), t, bufio.NewReader(conn)}
+}
+
+func (c *client) send(s string) {
+	c.t.Helper()
+	if _, err := io.WriteString(c, s); err != nil {
+		c.t.Fatalf("send: %v", err)
+	}
+}
+
+func (c *client) get(path string) { c.send("GET " + path + " HTTP/1.1\r\nHost: a.example\r\n\r\n") }
+
+// response reads one response with its body.
+func (c *client) response() (*http.Response, string) {
+	c.t.Helper()
+	res, err := http.ReadResponse(c.r, nil)
+	if err != nil {
+		c.t.Fatalf("response: %v", err)
+	}
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		c.t.Fatalf("body: %v", err)
+	}
+	return res, string(body)
+}
+
+// ended checks that the proxy has ended the stream, cleanly.
+func (c *client) ended() {
+	c.t.Helper()
+	if b, err := c.r.ReadByte(); err != io.EOF {
+		c.t.Fatalf("read %q, %v; want the end of the stream", b, err)
+	}
+}

@@ -1,0 +1,52 @@
+package listener
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+
+	"github.com/baton-mesh/baton/proxy/config"
+)
+
+type connKey struct{}
+
+// FromContext is the connection that a request came on.
+func FromContext(ctx context.Context) *Conn {
+	c, _ := ctx.Value(connKey{}).(*Conn)
+	return c
+}
+
+// headSlack is what net/http reads beyond MaxHeaderBytes before it answers 431.
+const headSlack = 4096
+
+// NewHTTP serves HTTP on sockets. The handler calls [Conn.Begin] first, and
+// decides by the response's Connection field whether the connection stays.
+func NewHTTP(cfg config.Listener, sockets []net.Listener, r *Registry, h http.Handler, log *slog.Logger) (*Server, error) {
+	s, err := newServer(cfg, sockets, r, log)
+	if err != nil {
+		return nil, err
+	}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	server := &http.Server{
+		Handler:           h,
+		Protocols:         protocols,
+		ReadHeaderTimeout: cfg.HeaderTimeout,
+		IdleTimeout:       cfg.IdleTimeout,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			return context.WithValue(ctx, connKey{}, conn)
+		},
+		ConnState: func(conn net.Conn, state http.ConnState) {
+			if state == http.StateIdle {
+				conn.(*Conn).rest()
+			}
+		},
+	}
+	if limit := int(cfg.MaxHeaderBytes); limit > 0 {
+		server.MaxHeaderBytes = max(limit-headSlack, 1)
+	}
+	s.serve = func(a *acceptor) { server.Serve(a) }
+	return s, nil
+}

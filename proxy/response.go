@@ -1,0 +1,117 @@
+package proxy
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+
+	"github.com/baton-mesh/baton/proxy/listener"
+)
+
+const (
+	// errorHeader names the cause of a response that is ours and not the upstream's.
+	errorHeader = "Baton-Error"
+	// probeHeader asks which generation answers; the answer is in generationHeader.
+	probeHeader      = "Baton-Probe"
+	generationHeader = "Baton-Generation"
+)
+
+// errRouteTimeout is the cause of a context whose response's head came too late.
+var errRouteTimeout = errors.New("no response within the route's timeout")
+
+// failure is a response of ours. Its name is pinned: people search logs for it.
+type failure struct {
+	status int
+	name   string
+	text   string
+}
+
+var (
+	failNoRoute      = failure{http.StatusNotFound, "no-route", "no route matches this host and path"}
+	failMethod       = failure{http.StatusNotImplemented, "method", "this method is not forwarded"}
+	failBody         = failure{http.StatusBadRequest, "request-body", "the request's body could not be read"}
+	failBodyTooLarge = failure{http.StatusRequestEntityTooLarge, "body-too-large", "the request's body exceeds the limit"}
+	failNoUpstream   = failure{http.StatusServiceUnavailable, "no-upstream", "no upstream of this route has any weight"}
+	failConnect      = failure{http.StatusBadGateway, "upstream-connect", "no endpoint of the upstream could be reached"}
+	failUpstream     = failure{http.StatusBadGateway, "upstream-response", "the upstream gave no valid response"}
+	failTimeout      = failure{http.StatusGatewayTimeout, "upstream-timeout", "the upstream did not answer in time"}
+	failInternal     = failure{http.StatusInternalServerError, "internal", "the proxy failed on this request"}
+)
+
+// response is the way to the client. It adds to the head what the connection
+// needs, at the moment the head is written and not before: a drain may begin
+// while the upstream is thinking.
+type response struct {
+	http.ResponseWriter
+
+	draining   *atomic.Bool
+	generation uint64 // shown to the client; 0 if it did not ask
+	webSocket  bool   // what the client asked to change to, if to anything
+	status     int    // 0 until the head is written
+	left       int64  // octets of the body to come; negative if not known
+}
+
+// Unwrap lets http.ResponseController through.
+func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// WriteHeader writes the head, or an informational one before it.
+func (w *response) WriteHeader(status int) {
+	if status >= 200 && w.status == 0 {
+		w.finishHead()
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *response) finishHead() {
+	header := w.Header()
+	if w.draining.Load() {
+		header.Set("Connection", "close")
+	}
+	if w.generation != 0 {
+		header.Set(generationHeader, strconv.FormatUint(w.generation, 10))
+	}
+	if _, ok := header["Content-Type"]; !ok {
+		header["Content-Type"] = nil // or net/http would guess one
+	}
+	w.left = -1
+	if n, err := strconv.ParseInt(header.Get("Content-Length"), 10, 64); err == nil {
+		w.left = n
+	}
+}
+
+// Write writes a part of the body. A part that is not the last goes out at
+// once: the upstream may take its time for the next.
+func (w *response) Write(p []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(p)
+	if w.left >= 0 {
+		if w.left -= int64(n); w.left > 0 && err == nil {
+			err = http.NewResponseController(w.ResponseWriter).Flush()
+		}
+	}
+	return n, err
+}
+
+// Hijack takes the connection out of HTTP after 101.
+func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	w.status = http.StatusSwitchingProtocols
+	return conn.(*listener.Conn).Upgrade(rw.Reader, w.webSocket), rw, nil
+}
+
+// fail answers in place of the upstream.
+func (w *response) fail(f failure) {
+	header := w.Header()
+	clear(header) // what an informational response may have left
+	header.Set("Content-Type", "text/plain; charset=utf-8")
+	header.Set(errorHeader, f.name)
+	w.WriteHeader(f.status)
+	io.WriteString(w.ResponseWriter, f.text+"\n")
+}

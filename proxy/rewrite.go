@@ -1,0 +1,69 @@
+package proxy
+
+import (
+	"net/http/httputil"
+	"net/netip"
+	"strings"
+)
+
+// rewrite turns the client's request into the upstream's. Connection-level
+// fields have been removed already, and Forwarded, which we do not speak.
+func (h *handler) rewrite(r *httputil.ProxyRequest) {
+	out, in := r.Out.Header, r.In.Header
+	r.Out.URL.Scheme = "http"
+	r.Out.Host = r.In.Host
+
+	// What an upgrade to HTTP/2 carries would not pass through us, and a route
+	// could be left behind with it.
+	if offersH2C(in["Upgrade"]) {
+		out.Del("Upgrade")
+		out.Del("Connection")
+	}
+	out.Del("Http2-Settings")
+
+	peer, err := netip.ParseAddrPort(r.In.RemoteAddr)
+	address := peer.Addr().Unmap()
+	if err != nil {
+		return
+	}
+	proto, host, chain := "http", r.In.Host, address.String()
+	if r.In.TLS != nil {
+		proto = "https"
+	}
+	if h.trusts(address) {
+		if before := in["X-Forwarded-For"]; len(before) > 0 {
+			chain = strings.Join(before, ", ") + ", " + chain
+		}
+		if before := in.Get("X-Forwarded-Proto"); before != "" {
+			proto = before
+		}
+		if before := in.Get("X-Forwarded-Host"); before != "" {
+			host = before
+		}
+	}
+	out["X-Forwarded-For"] = []string{chain}
+	out["X-Forwarded-Proto"] = []string{proto}
+	out["X-Forwarded-Host"] = []string{host}
+}
+
+// offersH2C looks for h2c among the protocols of Upgrade fields.
+func offersH2C(fields []string) bool {
+	for _, field := range fields {
+		for protocol := range strings.SplitSeq(field, ",") {
+			if name, _, _ := strings.Cut(strings.TrimSpace(protocol), "/"); strings.EqualFold(name, "h2c") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// trusts says whether the peer's X-Forwarded-* fields are believed.
+func (h *handler) trusts(peer netip.Addr) bool {
+	for _, prefix := range h.cfg.TrustedProxies {
+		if prefix.Contains(peer) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,91 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/baton-mesh/baton/proxy/contract"
+	"github.com/baton-mesh/baton/proxy/listener"
+)
+
+// statusEvery is how often a draining generation says what is left.
+const statusEvery = time.Second
+
+// Run serves until ctx ends, then drains, and returns when the last connection
+// has closed. Closing lastCall, or the drain timeout, ends the wait: what is
+// left is then closed and counted. A generation runs once.
+func (g *Generation) Run(ctx context.Context, lastCall <-chan struct{}) listener.Tally {
+	for _, s := range g.servers {
+		s.Start()
+	}
+	g.notify("READY=1", "STATUS=serving")
+	g.opts.Log.Info("serving", "generation", g.opts.Generation)
+
+	<-ctx.Done()
+	tally := g.drain(lastCall)
+
+	for _, u := range g.upstreams {
+		u.Close()
+	}
+	g.opts.Log.Info("drained", "generation", g.opts.Generation, "cut", tally.Cut, "idle_closed", tally.IdleClosed)
+	g.notify("STOPPING=1", "STATUS=drained",
+		fmt.Sprintf("%s=%d", contract.NotifyCut, tally.Cut),
+		fmt.Sprintf("%s=%d", contract.NotifyIdleClosed, tally.IdleClosed))
+	return tally
+}
+
+// drain finishes what there is.
+//
+// Responses that begin from now on end their connection. Nothing is closed
+// under a client before the last call.
+func (g *Generation) drain(lastCall <-chan struct{}) listener.Tally {
+	g.draining.Store(true)
+	g.notifyDraining()
+
+	deadline := time.NewTimer(g.cfg.Release.DrainTimeout)
+	defer deadline.Stop()
+	status := time.NewTicker(statusEvery)
+	defer status.Stop()
+
+	// Accepting what is queued may itself wait, for descriptors, and must not
+	// hold up the deadline.
+	go func() {
+		var stopping sync.WaitGroup
+		for _, s := range g.servers {
+			stopping.Go(s.StopAccepting)
+		}
+		stopping.Wait()
+		g.registry.Seal()
+	}()
+
+	for {
+		select {
+		case <-g.registry.Empty():
+			return g.registry.Tally()
+		case <-status.C:
+			g.notifyDraining()
+			continue
+		case <-lastCall:
+		case <-deadline.C:
+		}
+		left := g.registry.Counts()
+		g.opts.Log.Warn("last call", "generation", g.opts.Generation, "left", left.String())
+		g.notify("STOPPING=1", "STATUS=last call: "+left.String())
+		g.registry.LastCall(g.window())
+		return g.registry.Tally()
+	}
+}
+
+func (g *Generation) notifyDraining() {
+	g.notify("STOPPING=1", "STATUS=draining: "+g.registry.Counts().String())
+}
+
+// notify tells the supervisor. One that does not listen costs us nothing: what
+// we owe is to the clients.
+func (g *Generation) notify(state ...string) {
+	if err := g.opts.Notify(state...); err != nil {
+		g.opts.Log.Warn("notify", "err", err)
+	}
+}

@@ -1,0 +1,89 @@
+package admin
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+
+	"github.com/baton-mesh/baton/supervisor"
+)
+
+// Client speaks to the supervisor behind a socket.
+type Client struct {
+	socket string
+	http   *http.Client
+}
+
+// Dial returns a client; it connects with the first request.
+func Dial(socket string) *Client {
+	return &Client{socket, &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		},
+		DisableKeepAlives: true,
+	}}}
+}
+
+// Status asks where everything stands.
+func (c *Client) Status(ctx context.Context) (st supervisor.Status, err error) {
+	err = c.do(ctx, http.MethodGet, "/v1/status", nil, &st)
+	return st, err
+}
+
+// Releases asks for the releases that have ended, oldest first.
+func (c *Client) Releases(ctx context.Context) (all []supervisor.Result, err error) {
+	err = c.do(ctx, http.MethodGet, "/v1/releases", nil, &all)
+	return all, err
+}
+
+// Release asks for a release and waits for its end.
+func (c *Client) Release(ctx context.Context, req supervisor.Request) (res supervisor.Result, err error) {
+	err = c.do(ctx, http.MethodPost, "/v1/release", req, &res)
+	return res, err
+}
+
+// Rollback goes back to the generation before and waits until that is done.
+func (c *Client) Rollback(ctx context.Context) (res supervisor.Result, err error) {
+	err = c.do(ctx, http.MethodPost, "/v1/rollback", nil, &res)
+	return res, err
+}
+
+func (c *Client) do(ctx context.Context, method, path string, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		data, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		body = bytes.NewReader(data)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://baton"+path, body)
+	if err != nil {
+		return err
+	}
+	resp, err := c.http.Do(req)
+	switch {
+	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("no supervisor answers on %s: is `baton run` running, and is this its admin.socket?", c.socket)
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("%s is for its owner alone: run this as root", c.socket)
+	case err != nil:
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		said, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+		return errors.New(strings.TrimSpace(string(said)))
+	}
+	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+		return fmt.Errorf("the supervisor ended before it answered: %w", err)
+	}
+	return nil
+}

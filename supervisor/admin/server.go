@@ -1,0 +1,133 @@
+// Package admin is how operators and commands reach a running supervisor: HTTP
+// on a Unix socket for root, and, where configured, metrics and health on TCP.
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/baton-mesh/baton/supervisor"
+)
+
+// Server answers for one supervisor.
+type Server struct {
+	supervisor *supervisor.Supervisor
+	log        *slog.Logger
+	servers    []*http.Server
+}
+
+// Listen opens the socket, and the address unless it is empty, and serves until
+// Close. The socket's file is for its owner alone: who can write to it can run
+// any binary.
+func Listen(s *supervisor.Supervisor, socket, address string, log *slog.Logger) (*Server, error) {
+	srv := &Server{supervisor: s, log: log}
+	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("admin socket: %w", err)
+	}
+	unix, err := net.Listen("unix", socket)
+	if err != nil {
+		return nil, fmt.Errorf("admin socket: %w", err)
+	}
+	if err := os.Chmod(socket, 0o600); err != nil {
+		unix.Close()
+		return nil, fmt.Errorf("admin socket: %w", err)
+	}
+	srv.serve(unix, srv.commands())
+	if address != "" {
+		tcp, err := net.Listen("tcp", address)
+		if err != nil {
+			srv.Close()
+			return nil, fmt.Errorf("admin.address: %w", err)
+		}
+		srv.serve(tcp, srv.public())
+	}
+	return srv, nil
+}
+
+func (srv *Server) serve(l net.Listener, h http.Handler) {
+	server := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
+	srv.servers = append(srv.servers, server)
+	go func() {
+		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			srv.log.Error("admin server", "address", l.Addr().String(), "error", err)
+		}
+	}()
+}
+
+// Close ends all connections and removes the socket. Answers that are ready get
+// a second to leave.
+func (srv *Server) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	var errs []error
+	for _, s := range srv.servers {
+		if s.Shutdown(ctx) != nil {
+			errs = append(errs, s.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// public is what anybody who reaches the address may ask.
+func (srv *Server) public() *http.ServeMux {
+	mux := http.NewServeMux()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collector{srv.supervisor}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if !srv.supervisor.Ready() {
+			http.Error(w, srv.supervisor.Status().State, http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	return mux
+}
+
+// commands is public and what changes things.
+func (srv *Server) commands() *http.ServeMux {
+	mux := srv.public()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, srv.supervisor.Status(), nil)
+	})
+	mux.HandleFunc("GET /v1/releases", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, srv.supervisor.Results(), nil)
+	})
+	mux.HandleFunc("POST /v1/release", func(w http.ResponseWriter, r *http.Request) {
+		var req supervisor.Request
+		d := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20))
+		d.DisallowUnknownFields()
+		if err := d.Decode(&req); err != nil {
+			http.Error(w, fmt.Sprintf("request: %v", err), http.StatusBadRequest)
+			return
+		}
+		result, err := srv.supervisor.Release(r.Context(), "command", req)
+		answer(w, result, err)
+	})
+	mux.HandleFunc("POST /v1/rollback", func(w http.ResponseWriter, r *http.Request) {
+		result, err := srv.supervisor.Rollback(r.Context())
+		answer(w, result, err)
+	})
+	return mux
+}
+
+func answer(w http.ResponseWriter, v any, err error) {
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusConflict)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(v)
+}

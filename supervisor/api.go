@@ -1,0 +1,146 @@
+package supervisor
+
+import (
+	"time"
+
+	"github.com/baton-mesh/baton/proxy/config"
+)
+
+// Request asks for a release.
+type Request struct {
+	// ConfigPath is the file to run with. Empty means the file that the
+	// supervisor was started with, as it is now.
+	ConfigPath string `json:"config,omitempty"`
+	// Binary replaces the first word of proxy.command.
+	Binary string `json:"binary,omitempty"`
+	// Ramp replaces release.ramp.
+	Ramp []config.Percent `json:"ramp,omitempty"`
+	// NoVerify passes the release without watching the candidate.
+	NoVerify bool `json:"no_verify,omitempty"`
+}
+
+// Outcome is how a release ended.
+type Outcome string
+
+// The outcomes, each with its exit code.
+const (
+	Passed         Outcome = "passed"          // 0
+	Failed         Outcome = "failed"          // 1: there was nothing to go back to
+	RolledBack     Outcome = "rolled_back"     // 3: failed after flows had moved; they move no more
+	Inconclusive   Outcome = "inconclusive"    // 4: held
+	Refused        Outcome = "refused"         // 5: before any flow moved
+	Superseded     Outcome = "superseded"      // 5: a later request took its place
+	RollbackFailed Outcome = "rollback_failed" // 6: nobody was left to go back to
+)
+
+// ExitCode is what the command that asked for the release exits with.
+func (o Outcome) ExitCode() int {
+	switch o {
+	case Passed:
+		return 0
+	case RolledBack:
+		return 3
+	case Inconclusive:
+		return 4
+	case Refused, Superseded:
+		return 5
+	case RollbackFailed:
+		return 6
+	}
+	return 1
+}
+
+// Result is a release that has ended.
+type Result struct {
+	ID       uint64    `json:"id"`
+	Cause    string    `json:"cause"` // who asked: start, command, sighup, rollback, crash
+	Outcome  Outcome   `json:"outcome"`
+	ExitCode int       `json:"exit_code"`
+	Started  time.Time `json:"started"`
+	// Generation is the candidate's number; 0 if none was made.
+	Generation uint64 `json:"generation,omitempty"`
+	// Previous served before; 0 if none did.
+	Previous uint64        `json:"previous,omitempty"`
+	Reason   string        `json:"reason,omitempty"`
+	Stages   []StageResult `json:"stages"`
+	// QueuedAtShift is what waited at the previous generation's listeners when
+	// new flows stopped going there.
+	QueuedAtShift QueueLengths `json:"queued_at_shift"`
+	// Evidence is what the outcome rests on, in words and numbers.
+	Evidence []string `json:"evidence,omitempty"`
+	TraceID  string   `json:"trace_id,omitempty"`
+}
+
+// StageResult is one stage of a release, or its undoing.
+type StageResult struct {
+	Name         string  `json:"name"`
+	Milliseconds float64 `json:"ms"`
+	Error        string  `json:"error,omitempty"`
+}
+
+// QueueLengths counts connections at listening sockets, in all.
+type QueueLengths struct {
+	HalfOpen int `json:"half_open"` // SYN answered, ACK not seen
+	ToAccept int `json:"to_accept"` // finished, not accepted yet
+}
+
+// Status is the supervisor at one moment.
+type Status struct {
+	State       string             `json:"state"` // starting, serving, waiting (no generation lives), stopping
+	Version     string             `json:"version"`
+	PID         int                `json:"pid"`
+	Node        string             `json:"node"`
+	ServerID    uint32             `json:"server_id"`
+	Steering    string             `json:"steering"`
+	Current     uint64             `json:"current,omitempty"`
+	Generations []GenerationStatus `json:"generations"`
+	Release     *ReleaseStatus     `json:"release,omitempty"` // the one that runs
+	Waiting     uint64             `json:"waiting,omitempty"` // the id of the one that waits
+	Last        *Result            `json:"last,omitempty"`
+	Listeners   []ListenerStatus   `json:"listeners"`
+}
+
+// GenerationStatus is one generation at one moment.
+type GenerationStatus struct {
+	ID       uint64    `json:"id"`
+	Slot     int       `json:"slot"` // -1 for one left by an earlier supervisor
+	PID      int       `json:"pid"`
+	State    State     `json:"state"`
+	Binary   string    `json:"binary"`
+	Config   string    `json:"config"`
+	Started  time.Time `json:"started"`
+	Deadline time.Time `json:"deadline,omitzero"` // of its drain
+	Message  string    `json:"message,omitempty"` // its own STATUS=
+	// Cut and IdleClosed are flows the deadline ended, as the generation
+	// reported them: in the middle of something, and idle.
+	Cut        int `json:"cut"`
+	IdleClosed int `json:"idle_closed"`
+	// HalfOpenLeft is how many handshakes were unfinished when the wait for
+	// them was over, and went over by kernel migration.
+	HalfOpenLeft int    `json:"half_open_left"`
+	Exit         string `json:"exit,omitempty"`
+}
+
+// ReleaseStatus is the release that runs.
+type ReleaseStatus struct {
+	ID         uint64  `json:"id"`
+	Stage      string  `json:"stage"`
+	Generation uint64  `json:"generation,omitempty"`
+	Weight     float64 `json:"weight"` // the candidate's share of new flows, 0 to 1
+}
+
+// ListenerStatus is one listener and where its flows went since it was made.
+type ListenerStatus struct {
+	Name     string `json:"name"`
+	Address  string `json:"address"`
+	Protocol string `json:"protocol"`
+	// Runs counts how often the steering program chose, by slot and reason. A
+	// flow can take more than one run.
+	Runs []SlotRuns `json:"runs"`
+}
+
+// SlotRuns are the runs that ended in one slot; slot -1 stands for none.
+type SlotRuns struct {
+	Slot    int               `json:"slot"`
+	Reasons map[string]uint64 `json:"reasons"`
+}

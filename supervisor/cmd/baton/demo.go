@@ -1,0 +1,68 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/supervisor/demo"
+)
+
+func newDemoCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "Replace a proxy under load, and count what its clients lost",
+		Long: `Start a supervisor, an origin and clients of seven kinds on loopback, then release:
+three good candidates, one that never becomes ready, one that is killed right after
+its shift, and a storm of fifty requests at once.
+
+It succeeds only if every release ended as it should, and nothing failed but
+operations on connections of the process that was killed. It takes half a minute.`,
+		Args: cobra.NoArgs,
+		RunE: runDemo,
+	}
+	cmd.AddCommand(&cobra.Command{
+		Use:    demo.NeverReadyCommand,
+		Short:  "Stand in for a proxy that never becomes ready",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		Run: func(cmd *cobra.Command, _ []string) {
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM)
+			defer stop()
+			<-ctx.Done()
+		},
+	})
+	return cmd
+}
+
+func runDemo(cmd *cobra.Command, _ []string) error {
+	if os.Geteuid() != 0 {
+		return exitError{exitUsage, errors.New("baton demo loads a BPF program and starts processes of another user, so it must be root: sudo baton demo")}
+	}
+	executable, err := os.Executable()
+	if err != nil {
+		return exitError{exitFailed, fmt.Errorf("find the baton binary: %w", err)}
+	}
+	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+
+	// Progress goes where it does not mix with the result.
+	_, err = unix.IoctlGetTermios(int(os.Stderr.Fd()), unix.TCGETS)
+	report, err := demo.Scenario{Executable: executable, Progress: os.Stderr, Terminal: err == nil}.Run(ctx)
+	if err != nil {
+		return exitError{exitFailed, fmt.Errorf("demo: %w", err)}
+	}
+	err = output(cmd, report, func() { report.WriteTo(os.Stdout) })
+	if err == nil && !report.Passed {
+		err = errors.New("the demo did not pass")
+	}
+	if err != nil {
+		return exitError{exitFailed, err}
+	}
+	return nil
+}

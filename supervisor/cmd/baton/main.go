@@ -1,0 +1,102 @@
+// Command baton supervises the proxy of a node and replaces it without a client
+// noticing. This file is wiring; each command has a file of its own.
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	// Its init makes this executable the shim that starts generations.
+	_ "github.com/baton-mesh/baton/supervisor/spawn"
+)
+
+// version is set by the linker.
+var version = "development"
+
+// The exit codes that no outcome of a release has.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// exitError ends the program with a code. Its err, if any, is printed.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e exitError) Error() string {
+	if e.err == nil {
+		return ""
+	}
+	return e.err.Error()
+}
+
+func (e exitError) Unwrap() error { return e.err }
+
+func main() {
+	root := newRootCommand()
+	err := root.Execute()
+	if err == nil {
+		return
+	}
+	code := exitUsage // what cobra itself finds wrong
+	var exit exitError
+	if errors.As(err, &exit) {
+		code = exit.code
+	}
+	if text := err.Error(); text != "" {
+		fmt.Fprintln(os.Stderr, "baton:", text)
+	}
+	if code == exitUsage {
+		fmt.Fprintln(os.Stderr, "baton: see baton help")
+	}
+	os.Exit(code)
+}
+
+func newRootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "baton",
+		Short:         "Replace the proxy of a node while it carries traffic",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Version:       version,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if out, _ := cmd.Flags().GetString("output"); out != "text" && out != "json" {
+				return exitError{exitUsage, fmt.Errorf("--output %s: text or json", out)}
+			}
+			return nil
+		},
+	}
+	root.PersistentFlags().String("socket", "/run/baton/admin.sock", "admin socket of the supervisor")
+	root.PersistentFlags().StringP("output", "o", "text", "text or json")
+	root.AddCommand(
+		newRunCommand(), newCheckCommand(), newConfigCommand(),
+		newReleaseCommand(), newRollbackCommand(),
+		newStatusCommand(), newGenerationsCommand(), newReleasesCommand(),
+		newDoctorCommand(), newDemoCommand(), newVersionCommand(),
+	)
+	return root
+}
+
+func newVersionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return output(cmd, map[string]string{"version": version}, func() { fmt.Println("baton", version) })
+		},
+	}
+}
+
+// output prints v as JSON or calls text, as -o says.
+func output(cmd *cobra.Command, v any, text func()) error {
+	if out, _ := cmd.Flags().GetString("output"); out == "json" {
+		return json.NewEncoder(os.Stdout).Encode(v)
+	}
+	text()
+	return nil
+}

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor"
+	"github.com/baton-mesh/baton/supervisor/admin"
+)
+
+func newReleaseCommand() *cobra.Command {
+	var req supervisor.Request
+	var ramp string
+	cmd := &cobra.Command{
+		Use:   "release",
+		Short: "Replace the generation; wait for the verdict and print it",
+		Long: `Replace the generation; wait for the verdict and print it.
+
+One release runs, one waits; a later request takes the waiting one's place.
+Exit codes: 0 passed, 1 failed, 2 usage, 3 failed and rolled back,
+4 inconclusive, 5 refused before any flow moved (or superseded),
+6 the rollback itself failed.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var err error
+			if req.ConfigPath, err = absolute(req.ConfigPath); err != nil {
+				return exitError{exitUsage, err}
+			}
+			if strings.ContainsRune(req.Binary, '/') {
+				if req.Binary, err = absolute(req.Binary); err != nil {
+					return exitError{exitUsage, err}
+				}
+			}
+			if req.Ramp, err = parseRamp(ramp); err != nil {
+				return exitError{exitUsage, err}
+			}
+			return ask(cmd, func(ctx context.Context, c *admin.Client) (supervisor.Result, error) { return c.Release(ctx, req) })
+		},
+	}
+	cmd.Flags().StringVarP(&req.ConfigPath, "config", "c", "", "configuration file (default: the supervisor's own, as it is now)")
+	cmd.Flags().StringVar(&req.Binary, "binary", "", "binary in place of the first word of proxy.command")
+	cmd.Flags().StringVar(&ramp, "ramp", "", "shares of new flows, such as 1%,25%,100% (default: release.ramp)")
+	cmd.Flags().BoolVar(&req.NoVerify, "no-verify", false, "pass without watching the candidate")
+	return cmd
+}
+
+func newRollbackCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "rollback",
+		Short: "Go back to the generation before, at once",
+		Long: `Go back to the generation before, at once. A release that runs is aborted and
+shifts back; otherwise what the previous generation ran is released again.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return ask(cmd, func(ctx context.Context, c *admin.Client) (supervisor.Result, error) {
+				res, err := c.Rollback(ctx)
+				switch {
+				case err != nil:
+				case res.Cause != "rollback" && (res.Outcome == supervisor.RolledBack || res.Outcome == supervisor.Refused):
+					res.ExitCode = 0 // the aborted release did not pass, which is what was asked for
+				case res.Outcome != supervisor.Passed:
+					res.ExitCode = supervisor.RollbackFailed.ExitCode()
+				}
+				return res, err
+			})
+		},
+	}
+}
+
+// ask sends a request, prints the result and exits with its code. Interrupting
+// it does not interrupt the release.
+func ask(cmd *cobra.Command, request func(context.Context, *admin.Client) (supervisor.Result, error)) error {
+	socket, _ := cmd.Flags().GetString("socket")
+	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	res, err := request(ctx, admin.Dial(socket))
+	if err != nil {
+		if ctx.Err() != nil {
+			err = errors.New("interrupted; the release goes on, see baton status")
+		}
+		return exitError{exitFailed, err}
+	}
+	if err := output(cmd, res, func() { printResult(res) }); err != nil {
+		return exitError{exitFailed, err}
+	}
+	if res.ExitCode != 0 {
+		return exitError{res.ExitCode, nil}
+	}
+	return nil
+}
+
+func printResult(r supervisor.Result) {
+	fmt.Printf("release %d: %s", r.ID, strings.ReplaceAll(string(r.Outcome), "_", " "))
+	if r.Generation != 0 {
+		fmt.Printf(", generation %d", r.Generation)
+	}
+	if r.Previous != 0 {
+		fmt.Printf(" after %d", r.Previous)
+	}
+	fmt.Println()
+	if r.Reason != "" {
+		fmt.Println("  reason:", r.Reason)
+	}
+	for _, st := range r.Stages {
+		fmt.Printf("  %-14s %9.1f ms  %s\n", st.Name, st.Milliseconds, st.Error)
+	}
+	for _, e := range r.Evidence {
+		fmt.Println("  evidence:", e)
+	}
+}
+
+func absolute(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	return filepath.Abs(path)
+}
+
+func parseRamp(text string) ([]config.Percent, error) {
+	if text == "" {
+		return nil, nil
+	}
+	var ramp []config.Percent
+	for part := range strings.SplitSeq(text, ",") {
+		var p config.Percent
+		if err := p.UnmarshalText([]byte(part)); err != nil {
+			return nil, fmt.Errorf("--ramp: %w", err)
+		}
+		if len(ramp) > 0 && p <= ramp[len(ramp)-1] {
+			return nil, errors.New("--ramp: the shares must rise")
+		}
+		ramp = append(ramp, p)
+	}
+	if ramp[len(ramp)-1] != 1 {
+		return nil, errors.New("--ramp: the last share must be 100%")
+	}
+	return ramp, nil
+}

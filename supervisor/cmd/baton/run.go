@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/proxy/contract"
+	"github.com/baton-mesh/baton/supervisor"
+	"github.com/baton-mesh/baton/supervisor/admin"
+	"github.com/baton-mesh/baton/supervisor/demo"
+	"github.com/baton-mesh/baton/supervisor/trace"
+)
+
+// flushTimeout bounds the export of the last spans.
+const flushTimeout = 5 * time.Second
+
+func newRunCommand() *cobra.Command {
+	var path string
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Supervise, in the foreground",
+		Long: `Supervise, in the foreground. Without a file: the built-in example on loopback,
+with its own origin (see baton config default).
+
+SIGHUP releases with the file as it is now. SIGTERM and SIGINT let /readyz fail
+for shutdown.lead, then drain, then exit; a second one exits at once.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := run(cmd.Context(), path); err != nil {
+				return exitError{exitFailed, err}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVarP(&path, "config", "c", "", "configuration file")
+	return cmd
+}
+
+func run(ctx context.Context, path string) error {
+	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
+	// Before anything that takes time: a signal that comes early is not lost.
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT)
+	defer signal.Stop(signals)
+
+	conf, stopOrigin, err := loadForRun(path, log)
+	if err != nil {
+		return err
+	}
+	defer stopOrigin()
+	for _, name := range config.UnknownEnv(os.Environ()) {
+		log.Warn("an environment variable names no key of the configuration", "variable", name)
+	}
+	tracer, flush, err := trace.Tracer(ctx, version, conf.Node.Name)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
+		defer cancel()
+		if err := flush(ctx); err != nil {
+			log.Warn("the last spans were not exported", "error", err)
+		}
+	}()
+
+	s, err := supervisor.New(supervisor.Options{
+		Config: conf, ConfigPath: path, Log: log, Tracer: tracer, Version: version,
+		Serving: func() {
+			log.Info("serving", "listeners", len(conf.Listeners), "admin", conf.Admin.Socket)
+			if err := contract.Notify("READY=1"); err != nil {
+				log.Warn("tell the service manager", "error", err)
+			}
+		},
+	})
+	if err != nil {
+		return err
+	}
+	server, err := admin.Listen(s, conf.Admin.Socket, conf.Admin.Address, log)
+	if err != nil {
+		// Run gives everything back that New took.
+		ended, cancel := context.WithCancel(ctx)
+		cancel()
+		s.Run(ended, nil)
+		return err
+	}
+	defer server.Close()
+
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	hurry := make(chan struct{})
+	go heedSignals(ctx, signals, s, stop, hurry, log)
+	return s.Run(ctx, hurry)
+}
+
+// heedSignals turns signals into releases and the end.
+func heedSignals(ctx context.Context, signals <-chan os.Signal, s *supervisor.Supervisor, stop func(), hurry chan struct{}, log *slog.Logger) {
+	asked := 0
+	for sig := range signals {
+		switch {
+		case sig == syscall.SIGHUP:
+			go func() {
+				if _, err := s.Release(ctx, "sighup", supervisor.Request{}); err != nil && !errors.Is(err, context.Canceled) {
+					log.Error("release by SIGHUP", "error", err)
+				}
+			}()
+		case asked == 0:
+			asked++
+			stop()
+		case asked == 1:
+			asked++
+			close(hurry)
+		}
+	}
+}
+
+// loadForRun loads the file; without one it starts the example's origin.
+func loadForRun(path string, log *slog.Logger) (*config.Config, func(), error) {
+	if path != "" {
+		c, err := config.Load(path)
+		return c, func() {}, err
+	}
+	c, err := config.Parse("(built in)", config.Example(), os.Environ())
+	if err != nil {
+		return nil, nil, err
+	}
+	origin, err := demo.StartOrigin(endpoint(c, "origin"), endpoint(c, "echo"))
+	if errors.Is(err, syscall.EADDRINUSE) {
+		err = fmt.Errorf("%w: the built-in example brings its own origin; give --config FILE to run with yours", err)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	_, port, _ := net.SplitHostPort(c.Listeners[0].Address)
+	log.Info("no --config: running the built-in example", "try", "curl http://127.0.0.1:"+port+"/", "see", "baton config default")
+	return c, func() { origin.Close() }, nil
+}
+
+func endpoint(c *config.Config, upstream string) string {
+	for _, u := range c.Upstreams {
+		if u.Name == upstream {
+			return u.Endpoints[0]
+		}
+	}
+	return ""
+}

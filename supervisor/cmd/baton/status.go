@@ -1,0 +1,129 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/baton-mesh/baton/supervisor"
+	"github.com/baton-mesh/baton/supervisor/admin"
+)
+
+func newStatusCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "status", Short: "Show the supervisor, its listeners and generations", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			st, err := status(cmd)
+			if err != nil {
+				return err
+			}
+			return output(cmd, st, func() { printStatus(st) })
+		},
+	}
+}
+
+func newGenerationsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "generations", Short: "List the living generations", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			st, err := status(cmd)
+			if err != nil {
+				return err
+			}
+			return output(cmd, st.Generations, func() { printGenerations(st.Generations) })
+		},
+	}
+}
+
+func newReleasesCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "releases [ID]", Short: "List the releases that have ended, or show one", Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			socket, _ := cmd.Flags().GetString("socket")
+			all, err := admin.Dial(socket).Releases(cmd.Context())
+			if err != nil {
+				return exitError{exitFailed, err}
+			}
+			if len(args) == 0 {
+				return output(cmd, all, func() { printReleases(all) })
+			}
+			id, err := strconv.ParseUint(args[0], 10, 64)
+			if err != nil {
+				return exitError{exitUsage, fmt.Errorf("%q is no release's number", args[0])}
+			}
+			for _, r := range all {
+				if r.ID == id {
+					return output(cmd, r, func() { printResult(r) })
+				}
+			}
+			return exitError{exitFailed, fmt.Errorf("release %d is not among the last %d", id, len(all))}
+		},
+	}
+}
+
+func status(cmd *cobra.Command) (supervisor.Status, error) {
+	socket, _ := cmd.Flags().GetString("socket")
+	st, err := admin.Dial(socket).Status(cmd.Context())
+	if err != nil {
+		return st, exitError{exitFailed, err}
+	}
+	return st, nil
+}
+
+func printStatus(st supervisor.Status) {
+	fmt.Printf("%s: %s, generation %d, steering %s, supervisor pid %d, version %s\n", st.Node, st.State, st.Current, st.Steering, st.PID, st.Version)
+	if r := st.Release; r != nil {
+		fmt.Printf("release %d is in %s: generation %d gets %.0f%% of new flows\n", r.ID, r.Stage, r.Generation, r.Weight*100)
+	}
+	if st.Waiting != 0 {
+		fmt.Printf("release %d waits\n", st.Waiting)
+	}
+	if r := st.Last; r != nil {
+		fmt.Printf("last release %d: %s %s\n", r.ID, r.Outcome, r.Reason)
+	}
+	fmt.Println()
+	printGenerations(st.Generations)
+	fmt.Println()
+	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "LISTENER\tADDRESS\tPROTOCOL\tSINK\tLOST\tMIGRATED")
+	for _, l := range st.Listeners {
+		sum := map[string]uint64{}
+		for _, runs := range l.Runs {
+			for reason, n := range runs.Reasons {
+				sum[reason] += n
+			}
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\n", l.Name, l.Address, l.Protocol, sum["sink"], sum["lost"], sum["migrated"])
+	}
+	w.Flush()
+}
+
+func printGenerations(all []supervisor.GenerationStatus) {
+	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "GENERATION\tSTATE\tSLOT\tPID\tAGE\tDRAIN ENDS\tBINARY\tCONFIG\tSAYS")
+	for _, g := range all {
+		ends := "-"
+		if !g.Deadline.IsZero() {
+			ends = time.Until(g.Deadline).Round(time.Second).String()
+		}
+		age := "-"
+		if !g.Started.IsZero() {
+			age = time.Since(g.Started).Round(time.Second).String()
+		}
+		fmt.Fprintf(w, "%d\t%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\n", g.ID, g.State, g.Slot, g.PID, age, ends, g.Binary, g.Config, g.Message)
+	}
+	w.Flush()
+}
+
+func printReleases(all []supervisor.Result) {
+	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "RELEASE\tSTARTED\tCAUSE\tOUTCOME\tGENERATION\tPREVIOUS\tREASON")
+	for _, r := range all {
+		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%d\t%d\t%s\n", r.ID, r.Started.Format(time.DateTime), r.Cause, r.Outcome, r.Generation, r.Previous, r.Reason)
+	}
+	w.Flush()
+}

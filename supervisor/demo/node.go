@@ -1,0 +1,233 @@
+package demo
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// Node is a supervisor that runs as a child process, driven as an operator
+// would: by its commands and its admin socket.
+type Node struct {
+	// HTTP and TCP are the addresses of the listeners web and raw.
+	HTTP, TCP netip.AddrPort
+	// Dir holds the configuration files, the runtime directory and the log.
+	Dir string
+
+	executable string
+	origin     *Origin
+	admin      string // host:port
+	socket     string
+	api        *http.Client
+	cmd        *exec.Cmd
+	ended      chan struct{} // closed when the process has been waited for
+}
+
+// StartNode writes settings to a directory of its own, runs `executable run` on
+// it with an origin behind, and returns when it serves. [Node.Stop] ends it. env
+// is added to the environment of the process.
+func StartNode(ctx context.Context, executable string, s Settings, env ...string) (_ *Node, err error) {
+	n := &Node{executable: executable, ended: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("start node: %w", err)
+			n.Stop()
+		}
+	}()
+	if n.Dir, err = os.MkdirTemp("", "baton-demo-"); err != nil {
+		return nil, err
+	}
+	// A generation runs as another user and must be able to reach its notify socket.
+	if err := os.Chmod(n.Dir, 0o711); err != nil {
+		return nil, err
+	}
+	if n.origin, err = StartOrigin("127.0.0.1:0", "127.0.0.1:0"); err != nil {
+		return nil, err
+	}
+	free, err := freePorts(3)
+	if err != nil {
+		return nil, err
+	}
+	n.HTTP, n.TCP, n.admin = free[0], free[1], free[2].String()
+	n.socket = filepath.Join(n.Dir, "run", "admin.sock")
+	n.api = newAPI(n.socket)
+	file, err := n.WriteConfig("first", s)
+	if err != nil {
+		return nil, err
+	}
+	log, err := os.Create(n.LogFile())
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close() // the process has its own copy
+
+	n.cmd = exec.Command(executable, "run", "--config", file)
+	n.cmd.Env = append(os.Environ(), env...)
+	n.cmd.Stdout, n.cmd.Stderr = log, log
+	// An interrupt from the terminal is for whoever runs the node, who then
+	// stops it in order.
+	n.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := n.cmd.Start(); err != nil {
+		n.cmd = nil
+		return nil, err
+	}
+	go func() { n.cmd.Wait(); close(n.ended) }()
+	return n, n.waitServing(ctx)
+}
+
+// LogFile is where the supervisor and its generations write.
+func (n *Node) LogFile() string { return filepath.Join(n.Dir, "baton.log") }
+
+// PID is the supervisor's.
+func (n *Node) PID() int { return n.cmd.Process.Pid }
+
+func (n *Node) waitServing(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	for {
+		s, err := n.Status(ctx)
+		if err == nil && s.State == "serving" {
+			if err = n.ready(ctx); err == nil {
+				return nil
+			}
+		}
+		select {
+		case <-n.ended:
+			return fmt.Errorf("baton run ended: %v\n%s", n.cmd.ProcessState, n.logTail())
+		case <-ctx.Done():
+			return fmt.Errorf("baton run does not serve: %w\n%s", errors.Join(ctx.Err(), err), n.logTail())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// ready asks /readyz, as a load balancer outside would.
+func (n *Node) ready(ctx context.Context) error {
+	req, err := http.NewRequestWithContext(ctx, "GET", "http://"+n.admin+"/readyz", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("/readyz: %s", resp.Status)
+	}
+	return nil
+}
+
+// newAPI is a client whose every host is the admin socket.
+func newAPI(socket string) *http.Client {
+	return &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		},
+	}}
+}
+
+// Status asks the supervisor how it is.
+func (n *Node) Status(ctx context.Context) (*Status, error) {
+	req, err := http.NewRequestWithContext(ctx, "GET", "http://baton/v1/status", nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := n.api.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("status: %s", resp.Status)
+	}
+	var s Status
+	if err := json.NewDecoder(resp.Body).Decode(&s); err != nil {
+		return nil, fmt.Errorf("status: %w", err)
+	}
+	return &s, nil
+}
+
+// Release runs `baton release` with a configuration file and returns what it
+// printed, whatever the outcome. An error means that the command itself broke
+// its promise: no answer, or another exit code than the one it printed.
+func (n *Node) Release(ctx context.Context, file string) (*Result, error) {
+	cmd := exec.CommandContext(ctx, n.executable, "--socket", n.socket, "release", "--config", file, "-o", "json")
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+		return nil, fmt.Errorf("baton release: %w", err)
+	}
+	var r Result
+	if err := json.Unmarshal(stdout.Bytes(), &r); err != nil {
+		return nil, fmt.Errorf("baton release: %v, printed no result (%w): %s", cmd.ProcessState, err, bytes.TrimSpace(stderr.Bytes()))
+	}
+	if code := cmd.ProcessState.ExitCode(); code != r.ExitCode {
+		return &r, fmt.Errorf("baton release: exit code %d, but printed %d", code, r.ExitCode)
+	}
+	return &r, nil
+}
+
+// Stop ends the supervisor with SIGTERM, which drains it, then the origin. An
+// error says that it did not end by itself, or not with exit code 0. The
+// directory stays; see [Node.Remove].
+func (n *Node) Stop() error {
+	var err error
+	if n.cmd != nil {
+		n.cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-n.ended:
+		case <-time.After(30 * time.Second):
+			n.cmd.Process.Kill()
+			<-n.ended
+		}
+		if !n.cmd.ProcessState.Success() {
+			err = fmt.Errorf("baton run: %v\n%s", n.cmd.ProcessState, n.logTail())
+		}
+	}
+	if n.api != nil {
+		n.api.CloseIdleConnections()
+	}
+	if n.origin != nil {
+		err = errors.Join(err, n.origin.Close())
+	}
+	return err
+}
+
+// Remove deletes the node's directory.
+func (n *Node) Remove() error { return os.RemoveAll(n.Dir) }
+
+// logTail is the end of the log, for an error.
+func (n *Node) logTail() string {
+	b, err := os.ReadFile(n.LogFile())
+	if err != nil {
+		return err.Error()
+	}
+	return string(b[max(0, len(b)-2000):])
+}
+
+// freePorts finds loopback ports that nobody has. They are all held until the
+// last is found, so that none comes twice.
+func freePorts(n int) ([]netip.AddrPort, error) {
+	var free []netip.AddrPort
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, fmt.Errorf("find a free port: %w", err)
+		}
+		defer l.Close()
+		free = append(free, addrPort(l.Addr()))
+	}
+	return free, nil
+}

@@ -1,0 +1,222 @@
+package demo
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// What the origin of the built-in example listens on.
+const (
+	DefaultOriginAddress = "127.0.0.1:9001"
+	DefaultEchoAddress   = "127.0.0.1:9002"
+)
+
+// shaTrailer is the trailer in which /slow sends the SHA-256 of its body.
+const shaTrailer = "X-Sha256"
+
+// Origin is the backend of the demo and of the built-in example. Over HTTP/1.1:
+//
+//	/               a few words for people
+//	/small?seed=    512 bytes of the seed's pattern
+//	/slow?ms=&kb=&seed=
+//	                kb KiB spread over ms milliseconds, their SHA-256 as a trailer
+//	/upload         reads the body, answers its length and SHA-256 as JSON
+//	/ws             WebSocket echo
+//
+// and on a second port a TCP echo that answers a half close with its own.
+type Origin struct {
+	http    *http.Server
+	web     net.Listener
+	echo    net.Listener
+	running sync.WaitGroup
+
+	mu     sync.Mutex
+	closed bool
+	conns  map[net.Conn]struct{} // those http.Server does not close: echo and WebSocket
+}
+
+// StartOrigin listens on both addresses (host:port, port 0 for any) and serves
+// until [Origin.Close].
+func StartOrigin(httpAddress, echoAddress string) (*Origin, error) {
+	web, err := net.Listen("tcp", httpAddress)
+	if err != nil {
+		return nil, fmt.Errorf("start origin: %w", err)
+	}
+	echo, err := net.Listen("tcp", echoAddress)
+	if err != nil {
+		web.Close()
+		return nil, fmt.Errorf("start origin: %w", err)
+	}
+	o := &Origin{web: web, echo: echo, conns: make(map[net.Conn]struct{})}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", hello)
+	mux.HandleFunc("/small", small)
+	mux.HandleFunc("/slow", slow)
+	mux.HandleFunc("/upload", upload)
+	mux.HandleFunc("/ws", o.webSocket)
+	o.http = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	o.running.Go(func() { o.http.Serve(web) })
+	o.running.Go(o.serveEcho)
+	return o, nil
+}
+
+// HTTPAddress is the host:port of the HTTP server.
+func (o *Origin) HTTPAddress() string { return o.web.Addr().String() }
+
+// EchoAddress is the host:port of the TCP echo.
+func (o *Origin) EchoAddress() string { return o.echo.Addr().String() }
+
+// Close cuts every connection and returns when nothing of the origin runs any more.
+func (o *Origin) Close() error {
+	err := errors.Join(o.http.Close(), o.echo.Close())
+	o.mu.Lock()
+	o.closed = true
+	for c := range o.conns {
+		c.Close()
+	}
+	o.mu.Unlock()
+	o.running.Wait()
+	return err
+}
+
+// serve runs handle on a connection that Close must cut.
+func (o *Origin) serve(c net.Conn, handle func()) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed {
+		c.Close()
+		return
+	}
+	o.conns[c] = struct{}{}
+	o.running.Go(func() {
+		handle()
+		c.Close()
+		o.mu.Lock()
+		delete(o.conns, c)
+		o.mu.Unlock()
+	})
+}
+
+func (o *Origin) serveEcho() {
+	for {
+		c, err := o.echo.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil { // out of descriptors, or a connection that was gone already
+			time.Sleep(10 * time.Millisecond)
+			continue
+		}
+		// io.Copy ends at the peer's half close; closing then sends ours after the last byte.
+		o.serve(c, func() { io.Copy(c, c) })
+	}
+}
+
+func hello(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path != "/" {
+		http.NotFound(w, r)
+		return
+	}
+	io.WriteString(w, "This is Baton's built-in origin. Try /slow?ms=3000&kb=64 during a release.\n")
+}
+
+const smallSize = 512
+
+func small(w http.ResponseWriter, r *http.Request) {
+	seed, err := number(r, "seed", 1<<32-1)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	w.Write(patternBytes(uint32(seed), smallSize))
+}
+
+// slowTick is how often a slow body moves, in either direction.
+const slowTick = 50 * time.Millisecond
+
+func slow(w http.ResponseWriter, r *http.Request) {
+	ms, err1 := number(r, "ms", 600_000)
+	kb, err2 := number(r, "kb", 64<<10)
+	seed, err3 := number(r, "seed", 1<<32-1)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Trailer", shaTrailer)
+	w.Header().Set("Content-Type", "application/octet-stream")
+	flush := http.NewResponseController(w)
+	flush.Flush()
+
+	steps := max(1, ms/int(slowTick/time.Millisecond))
+	body, hash := &pattern{seed: uint32(seed), size: kb << 10}, sha256.New()
+	for i := range steps {
+		piece := int64(body.size*(i+1)/steps - body.off)
+		if _, err := io.CopyN(io.MultiWriter(w, hash), body, piece); err != nil {
+			return
+		}
+		flush.Flush()
+		select {
+		case <-time.After(time.Duration(ms) * time.Millisecond / time.Duration(steps)):
+		case <-r.Context().Done():
+			return
+		}
+	}
+	w.Header().Set(shaTrailer, hex.EncodeToString(hash.Sum(nil)))
+}
+
+// receipt is what /upload answers.
+type receipt struct {
+	Bytes  int64  `json:"bytes"`
+	SHA256 string `json:"sha256"`
+}
+
+func upload(w http.ResponseWriter, r *http.Request) {
+	hash := sha256.New()
+	n, err := io.Copy(hash, r.Body)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(receipt{n, hex.EncodeToString(hash.Sum(nil))})
+}
+
+func (o *Origin) webSocket(w http.ResponseWriter, r *http.Request) {
+	key := r.Header.Get("Sec-WebSocket-Key")
+	if key == "" || r.Header.Get("Upgrade") != "websocket" {
+		http.Error(w, "only WebSocket here", http.StatusUpgradeRequired)
+		return
+	}
+	c, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	o.serve(c, func() {
+		fmt.Fprintf(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
+			"Sec-WebSocket-Accept: %s\r\n\r\n", acceptKey(key))
+		echoFrames(c, rw.Reader)
+	})
+}
+
+// number reads a query parameter between 0 and limit; absent means 0.
+func number(r *http.Request, name string, limit int) (int, error) {
+	text := r.URL.Query().Get(name)
+	if text == "" {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 || n > limit {
+		return 0, fmt.Errorf("%s=%q is not a number from 0 to %d", name, text, limit)
+	}
+	return n, nil
+}

@@ -1,0 +1,71 @@
+package demo
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"text/template"
+	"time"
+)
+
+// Settings is what differs between the configurations of a node.
+type Settings struct {
+	// Command starts a generation. Empty means the proxy beside the executable.
+	Command []string
+	// ReadyTimeout defaults to 10 s, VerifyWindow to 200 ms, and DrainTimeout to
+	// 10 s, which is longer than any operation of a [Load] with its defaults.
+	ReadyTimeout, VerifyWindow, DrainTimeout time.Duration
+	// MaxGenerations defaults to 32: at the cap a drain's deadline is shortened,
+	// and a stream of seconds may then be cut.
+	MaxGenerations int
+}
+
+var configTemplate = template.Must(template.New("config").Parse(`node: {name: demo, server_id: 1}
+runtime_dir: {{.Node.Dir}}/run
+admin: {socket: {{.Node.Dir}}/run/admin.sock, address: "{{.Admin}}"}
+listeners:
+  - {name: web, address: "{{.Node.HTTP}}", protocol: http}
+  - {name: raw, address: "{{.Node.TCP}}", protocol: tcp}
+routes:
+  - {name: all, listeners: [web], match: {path_prefix: /}, upstreams: [{name: origin}]}
+  - {name: raw, listeners: [raw], upstreams: [{name: echo}]}
+upstreams:
+  - {name: origin, endpoints: ["{{.Origin.HTTPAddress}}"]}
+  - {name: echo, endpoints: ["{{.Origin.EchoAddress}}"]}
+{{- if .Command}}
+proxy: {command: [{{range $i, $word := .Command}}{{if $i}}, {{end}}{{printf "%q" $word}}{{end}}], baton: false}
+{{- end}}
+release:
+  ready_timeout: {{.ReadyTimeout}}
+  drain_timeout: {{.DrainTimeout}}
+  max_generations: {{.MaxGenerations}}
+  verify: {window: {{.VerifyWindow}}}
+shutdown: {lead: 0s}
+`))
+
+// WriteConfig writes a configuration of the node and returns the file's path.
+func (n *Node) WriteConfig(name string, s Settings) (string, error) {
+	orDefault(&s.ReadyTimeout, 10*time.Second)
+	orDefault(&s.VerifyWindow, 200*time.Millisecond)
+	orDefault(&s.DrainTimeout, 10*time.Second)
+	orDefault(&s.MaxGenerations, 32)
+	var b strings.Builder
+	err := configTemplate.Execute(&b, struct {
+		Settings
+		Node   *Node
+		Origin *Origin
+		Admin  string
+	}{s, n, n.origin, n.admin})
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(n.Dir, name+".yaml")
+	return path, os.WriteFile(path, []byte(b.String()), 0o644)
+}
+
+func orDefault[T comparable](v *T, value T) {
+	var zero T
+	if *v == zero {
+		*v = value
+	}
+}

@@ -1,0 +1,80 @@
+package demo
+
+// What the commands print is decoded here anew, as a program outside Baton
+// would: a field that is renamed by mistake makes the demo fail.
+
+// Status is what is read of `baton status -o json`.
+type Status struct {
+	State       string
+	PID         int
+	Current     int
+	Generations []struct {
+		ID, Slot, PID int
+		State         string
+		Cut           int // flows its drain deadline cut
+	}
+	// Release is the one under way.
+	Release *struct {
+		ID         int
+		Stage      string
+		Generation int
+		Weight     float64 // share of new flows the generation gets
+	}
+	Steering string
+}
+
+// Result is what `baton release -o json` prints, and its exit code.
+type Result struct {
+	ID         int
+	Outcome    string
+	ExitCode   int `json:"exit_code"`
+	Generation int
+	Previous   int
+	Reason     string
+	Stages     []Stage
+	// QueuedAtShift counts the connections that waited at the previous
+	// generation's listeners when new flows stopped going there.
+	QueuedAtShift struct {
+		HalfOpen int `json:"half_open"`
+		ToAccept int `json:"to_accept"`
+	} `json:"queued_at_shift"`
+}
+
+// Stage is one stage of a release.
+type Stage struct {
+	Name  string  `json:"name"`
+	MS    float64 `json:"ms"`
+	Error string  `json:"error,omitempty"`
+}
+
+// serving is the generation that gets all new flows, 0 while they are shared.
+func (s *Status) serving() int {
+	switch {
+	case s.Release == nil || s.Release.Weight == 0:
+		return s.Current
+	case s.Release.Weight == 1:
+		return s.Release.Generation
+	}
+	return 0
+}
+
+// beside lists the generations that live beside the current one.
+func (s *Status) beside() []int {
+	var ids []int
+	for _, g := range s.Generations {
+		if g.ID != s.Current && g.State != "gone" {
+			ids = append(ids, g.ID)
+		}
+	}
+	return ids
+}
+
+// pid is the process of a generation, 0 if it has none.
+func (s *Status) pid(generation int) int {
+	for _, g := range s.Generations {
+		if g.ID == generation {
+			return g.PID
+		}
+	}
+	return 0
+}

@@ -1,0 +1,124 @@
+package doctor
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/ports"
+	"github.com/baton-mesh/baton/supervisor/spawn"
+)
+
+// examineProxy looks for the binary of a generation and its user.
+func examineProxy(o Options) []Finding {
+	if o.Config == nil || len(o.Config.Proxy.Command) == 0 {
+		return nil
+	}
+	var findings []Finding
+	if b, err := spawn.Open(o.Config.Proxy.Command[0]); err != nil {
+		findings = append(findings, Finding{"command", Fail, err.Error(), "install it, or correct proxy.command"})
+	} else {
+		findings = append(findings, Finding{"command", OK, b.Path, ""})
+		b.Close()
+	}
+	if a, err := spawn.LookUpAccount(o.Config.Proxy.User); err != nil {
+		findings = append(findings, Finding{"user", Fail, err.Error(), "create the user, or correct proxy.user"})
+	} else {
+		findings = append(findings, Finding{"user", OK, fmt.Sprintf("%s, uid %d, gid %d", o.Config.Proxy.User, a.UID, a.GID), ""})
+	}
+	return findings
+}
+
+// examineListeners finds out whether each address can be had, and if not, who has it.
+func examineListeners(o Options) []Finding {
+	if o.Config == nil {
+		return nil
+	}
+	supervisor := supervisorOf(o.Config.Admin.Socket)
+	var findings []Finding
+	for _, l := range o.Config.Listeners {
+		f := examineListener(l, supervisor)
+		f.Name = l.Name
+		findings = append(findings, f)
+	}
+	return findings
+}
+
+func examineListener(l config.Listener, supervisor int) Finding {
+	addr := l.AddrPort()
+	holders, err := ports.Holders(addr, l.DualStack)
+	if err != nil {
+		return Finding{Level: Warn, Found: err.Error(), Advice: "allow sock_diag, to see who holds a port"}
+	}
+	foreign := slices.DeleteFunc(slices.Clone(holders), func(h ports.Holder) bool {
+		return slices.ContainsFunc(h.Processes, func(p ports.Process) bool { return p.PID == supervisor })
+	})
+	if len(foreign) > 0 {
+		return Finding{Level: Fail, Found: fmt.Sprintf("%s: %s", addr, describe(foreign[0])), Advice: "stop that process, or choose another address"}
+	}
+	if len(holders) > 0 {
+		return Finding{Level: OK, Found: fmt.Sprintf("%s: held by the baton that runs, pid %d", addr, supervisor)}
+	}
+
+	err = ports.Free(addr, l.DualStack)
+	switch {
+	case err == nil:
+		return Finding{Level: OK, Found: addr.String() + " is free"}
+	case errors.Is(err, unix.EACCES):
+		return Finding{Level: Fail, Found: err.Error(), Advice: "grant CAP_NET_BIND_SERVICE, or lower net.ipv4.ip_unprivileged_port_start"}
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		return Finding{Level: Fail, Found: err.Error(), Advice: "give the address to an interface of this host first, or correct it"}
+	case errors.Is(err, unix.EADDRINUSE):
+		return Finding{Level: Fail, Found: err.Error(), Advice: "nobody listens: an outgoing connection or a socket that is only bound has the port; see ss -tanp"}
+	default:
+		return Finding{Level: Fail, Found: err.Error()}
+	}
+}
+
+// describe says who a holder is and whether the kernel would let Baton join it.
+func describe(h ports.Holder) string {
+	who := "a process that is not ours to see"
+	if len(h.Processes) > 0 {
+		names := make([]string, len(h.Processes))
+		for i, p := range h.Processes {
+			names[i] = fmt.Sprintf("%s (pid %d)", p.Comm, p.PID)
+		}
+		who = strings.Join(names, ", ")
+	}
+	how := "without SO_REUSEPORT"
+	switch shares, err := h.Shares(); {
+	case err != nil:
+		how = "SO_REUSEPORT unknown"
+	case shares:
+		// Worse than a plain conflict: nothing would fail, and half the
+		// connections would go to the other program.
+		how = "with SO_REUSEPORT: its sockets and ours would share the connections"
+	}
+	return fmt.Sprintf("%s listens on %s as uid %d, %s", who, h.Address, h.UID, how)
+}
+
+// supervisorOf is the pid of the baton that listens on an admin socket, or 0.
+func supervisorOf(socket string) int {
+	c, err := net.Dial("unix", socket)
+	if err != nil {
+		return 0
+	}
+	defer c.Close()
+	raw, err := c.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return 0
+	}
+	var peer *unix.Ucred
+	raw.Control(func(fd uintptr) {
+		peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err != nil || peer == nil {
+		return 0
+	}
+	return int(peer.Pid)
+}

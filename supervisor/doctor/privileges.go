@@ -1,0 +1,75 @@
+package doctor
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// capabilities is what the supervisor uses, and what it uses it for. The proxy
+// itself runs without any.
+var capabilities = []struct {
+	number uint
+	name   string
+	lack   Level
+	use    string
+}{
+	{unix.CAP_BPF, "CAP_BPF", Fail, "load the steering program"},
+	{unix.CAP_PERFMON, "CAP_PERFMON", Fail, "read accept queues by a BPF iterator"},
+	{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", Fail, "guard the sockets of a generation against itself"},
+	{unix.CAP_SETUID, "CAP_SETUID", Fail, "run the proxy as proxy.user"},
+	{unix.CAP_SETGID, "CAP_SETGID", Fail, "run the proxy as proxy.user"},
+	{unix.CAP_KILL, "CAP_KILL", Fail, "signal a proxy of another user"},
+	{unix.CAP_SETPCAP, "CAP_SETPCAP", Warn, "empty the proxy's bounding set"},
+	{unix.CAP_NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE", Warn, "listen below port 1024"},
+	{unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE", Warn, "name the process that holds a port"},
+	{unix.CAP_DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH", Warn, "name the process that holds a port"},
+}
+
+func examineCapabilities(o Options) []Finding {
+	status, err := o.text("/proc/self/status")
+	if err != nil {
+		return one(Fail, err.Error(), "mount /proc")
+	}
+	held, err := effective(status)
+	if err != nil {
+		return one(Fail, err.Error(), "")
+	}
+	var missing []Finding
+	for _, c := range capabilities {
+		if held&(1<<c.number) == 0 {
+			missing = append(missing, Finding{Level: c.lack, Found: "no " + c.name, Advice: "grant " + c.name + ": Baton needs it to " + c.use})
+		}
+	}
+	if len(missing) == 0 {
+		return one(OK, "all that Baton uses", "")
+	}
+	return missing
+}
+
+// effective reads the CapEff line of /proc/PID/status.
+func effective(status string) (uint64, error) {
+	for line := range strings.Lines(status) {
+		if mask, ok := strings.CutPrefix(line, "CapEff:"); ok {
+			return strconv.ParseUint(strings.TrimSpace(mask), 16, 64)
+		}
+	}
+	return 0, fmt.Errorf("/proc/self/status has no CapEff")
+}
+
+// A connection costs the proxy two descriptors.
+const enoughFiles = 65536
+
+func examineFiles(Options) []Finding {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return one(Warn, "getrlimit: "+err.Error(), "")
+	}
+	// The hard limit counts: every Go program raises its own to that.
+	if limit.Max < enoughFiles {
+		return one(Warn, fmt.Sprintf("at most %d open files a process", limit.Max), fmt.Sprintf("raise the limit (ulimit -Hn, LimitNOFILE=) to %d or more: a connection takes two", enoughFiles))
+	}
+	return one(OK, fmt.Sprintf("%d open files a process", limit.Max), "")
+}

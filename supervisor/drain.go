@@ -1,0 +1,162 @@
+package supervisor
+
+import (
+	"syscall"
+	"time"
+)
+
+const (
+	// halfOpenWait bounds the wait for handshakes that a generation has
+	// answered: a client that vanished would hold it up for 63 s otherwise
+	// (tcp_synack_retries). What is unfinished then goes over by migration.
+	halfOpenWait = 3 * time.Second
+	// queuePoll is how often the queues are read; a reading takes some 50 µs.
+	queuePoll = 5 * time.Millisecond
+	// lastCall is how long before the deadline a generation of ours is told,
+	// by a second SIGTERM, to say goodbye to what is left: a tenth of the drain,
+	// which it spreads its close frames over, and the time to hear them answered.
+	lastCallShare, lastCallMost = 10, 5 * time.Second
+	lastCallAnswer              = 2 * time.Second
+)
+
+// retire sends a generation to drain and then to reap, beside what comes next.
+// s.mu is held.
+func (s *Supervisor) retire(g *generation, timeout time.Duration) {
+	if g.stopping {
+		return
+	}
+	g.stopping, g.state = true, Draining
+	s.work.Go(func() { s.stop(g, timeout) })
+}
+
+// stop drains and reaps a generation; timeout 0 means: kill it.
+func (s *Supervisor) stop(g *generation, timeout time.Duration) {
+	s.mu.Lock()
+	g.stopping = true
+	if timeout > 0 && g.alive() {
+		g.state = Draining
+	}
+	s.mu.Unlock()
+	if timeout > 0 {
+		s.drain(g, timeout)
+	}
+	s.reap(g)
+}
+
+// drain lets a generation finish the flows it has. It is told to stop only when
+// nothing waits for it in the kernel any more.
+func (s *Supervisor) drain(g *generation, timeout time.Duration) {
+	deadline := time.Now().Add(timeout)
+	s.mu.Lock()
+	g.deadline = deadline
+	s.dropSpare(g)
+	s.mu.Unlock()
+	end := time.NewTimer(timeout)
+	defer end.Stop()
+
+	if !g.leftover() && s.steered(g) {
+		s.emptyQueues(g, end.C)
+	}
+	// Ours first: when the generation closes its own, the last copy is gone and
+	// the kernel hands on what is left.
+	if !g.leftover() {
+		s.steering.empty(g.slot)
+		g.closeSockets()
+	}
+	if g.process.Signal(syscall.SIGTERM) != nil {
+		return // it has ended
+	}
+
+	last := deadline
+	if !g.leftover() && g.recipe.config.Proxy.Baton {
+		last = deadline.Add(-min(timeout/lastCallShare, lastCallMost) - min(lastCallAnswer, timeout/lastCallShare))
+	}
+	lastCall := time.NewTimer(time.Until(last))
+	defer lastCall.Stop()
+	squeezed := g.squeezed
+	for {
+		select {
+		case <-g.exited:
+			return
+		case <-squeezed:
+			squeezed = nil
+			end.Reset(min(lastCallAnswer, time.Until(deadline)))
+			lastCall.Reset(0)
+			s.mu.Lock()
+			g.deadline = time.Now()
+			s.mu.Unlock()
+		case <-lastCall.C:
+			g.process.Signal(syscall.SIGTERM)
+		case <-end.C:
+			s.log.Warn("the drain's deadline is over: killing what is left", "generation", g.id)
+			return
+		}
+	}
+}
+
+// dropSpare makes sure that no new flow falls back to a generation that is
+// about to stop. s.mu is held.
+func (s *Supervisor) dropSpare(g *generation) {
+	if s.shift.other == g {
+		s.shift.other, s.shift.weight = nil, 0
+		s.applyShift()
+	}
+}
+
+// steered reports whether new flows go to somebody else now, so that the
+// generation's queues can run empty.
+func (s *Supervisor) steered(g *generation) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.shift.current != nil && s.shift.current != g
+}
+
+// emptyQueues waits until nothing is queued for a generation that gets no new
+// flows: no handshake half open, or the wait for them over; nothing to accept.
+func (s *Supervisor) emptyQueues(g *generation, end <-chan time.Time) {
+	// After the fence no packet is on its way to it by the old shift, and every
+	// SYN that was has become a half-open connection that can be counted.
+	if err := s.steering.node.Fence(); err != nil {
+		s.log.Error("fence", "error", err)
+	}
+	begin := time.Now()
+	left := s.pollQueues(g, end, func(q QueueLengths) bool {
+		return q.HalfOpen == 0 || time.Since(begin) > halfOpenWait
+	})
+	// A handshake that finishes leaves the one count before it enters the other.
+	if err := s.steering.node.Fence(); err != nil {
+		s.log.Error("fence", "error", err)
+	}
+	s.pollQueues(g, end, func(q QueueLengths) bool { return q.ToAccept == 0 })
+
+	if left.HalfOpen > 0 {
+		s.log.Warn("handshakes stay half open: they go over by migration", "generation", g.id, "half_open", left.HalfOpen)
+		s.mu.Lock()
+		g.halfOpenLeft = left.HalfOpen
+		s.mu.Unlock()
+	}
+}
+
+func (s *Supervisor) pollQueues(g *generation, end <-chan time.Time, enough func(QueueLengths) bool) QueueLengths {
+	tick := time.NewTicker(queuePoll)
+	defer tick.Stop()
+	for {
+		q, err := s.steering.waiting(g.sockets)
+		if err != nil {
+			s.log.Error("read the queues of a draining generation", "generation", g.id, "error", err)
+			return q
+		}
+		if enough(q) {
+			return q
+		}
+		select {
+		case <-tick.C:
+		case <-g.exited:
+			return q
+		case <-g.squeezed:
+			return q
+		case <-end:
+			return q
+		}
+	}
+}

@@ -1,0 +1,152 @@
+package supervisor
+
+import (
+	"fmt"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/spawn"
+)
+
+// State is where a generation stands.
+type State string
+
+// The states, in the order of a life. A candidate that fails skips some.
+const (
+	Starting State = "starting" // forked, not ready
+	Ready    State = "ready"    // a candidate that said READY=1; probes alone reach it
+	Serving  State = "serving"  // new flows go to it, all of them or a share
+	Draining State = "draining" // no new flows; it finishes those it has
+	Gone     State = "gone"
+)
+
+// recipe is what a generation runs: kept with it, so that going back to it is a
+// release of the same bytes even when the files have changed.
+type recipe struct {
+	config     *config.Config
+	configPath string // what to call it
+	binary     *spawn.Binary
+	account    spawn.Account
+}
+
+// again is the same recipe with a handle of its own on the binary.
+func (r *recipe) again() (*recipe, error) {
+	binary, err := r.binary.Dup()
+	if err != nil {
+		return nil, err
+	}
+	next := *r
+	next.binary = binary
+	return &next, nil
+}
+
+// generation is one run of the proxy, or of any server that keeps the contract.
+type generation struct {
+	// These never change once the generation is among the supervisor's.
+	id        uint64
+	slot      uint8
+	recipe    *recipe // nil for one left by an earlier supervisor
+	process   *spawn.Process
+	startTime uint64 // of the process, in clock ticks since boot (proc_pid_stat(5))
+	started   time.Time
+	cgroup    *cgroup // nil where there is no cgroup2
+
+	ready      chan struct{} // closed at READY=1
+	readyOnce  sync.Once
+	extend     chan time.Duration // EXTEND_TIMEOUT_USEC while starting
+	exited     chan struct{}      // closed when reaped, out of the shift, its sockets closed
+	squeezed   chan struct{}      // closed when its drain must end now
+	squeezeMe  sync.Once
+	socketOnce sync.Once
+	sockets    map[string][]socket // our copies, until socketOnce closes them
+
+	// Guarded by Supervisor.mu.
+	state        State
+	message      string // its STATUS=
+	cut          int    // flows the deadline cut, as it reported
+	idleClosed   int
+	halfOpenLeft int
+	deadline     time.Time
+	stopping     bool // told to stop: its end is no crash
+	exit         string
+}
+
+// leftover says that an earlier supervisor started it: we hold none of its sockets.
+func (g *generation) leftover() bool { return g.recipe == nil }
+
+func (g *generation) alive() bool {
+	select {
+	case <-g.exited:
+		return false
+	default:
+		return true
+	}
+}
+
+// closeSockets closes our copies, once.
+func (g *generation) closeSockets() { g.socketOnce.Do(func() { closeAll(g.sockets) }) }
+
+// squeeze ends the drain as soon as the generation can be told.
+func (g *generation) squeeze() { g.squeezeMe.Do(func() { close(g.squeezed) }) }
+
+// kill ends the generation and every child it made.
+func (g *generation) kill() {
+	g.process.Signal(syscall.SIGKILL)
+	if g.cgroup != nil {
+		g.cgroup.kill()
+	}
+}
+
+// wait blocks until the process has ended, and says how. It leaves a process
+// that an earlier supervisor started when abandon is closed.
+func (g *generation) wait(abandon <-chan struct{}) (exit string, ended bool) {
+	for g.leftover() {
+		// Not our child: its end shows on the pidfd, its status to nobody.
+		if g.process.Ended(100 * time.Millisecond) {
+			return "ended", true
+		}
+		select {
+		case <-abandon:
+			return "", false
+		default:
+		}
+	}
+	status, err := g.process.Wait()
+	switch {
+	case err != nil:
+		return err.Error(), true
+	case status.Signaled():
+		return fmt.Sprintf("killed by %s", unix.SignalName(status.Signal())), true
+	default:
+		return fmt.Sprintf("exit status %d", status.ExitStatus()), true
+	}
+}
+
+func (g *generation) status() GenerationStatus {
+	st := GenerationStatus{
+		ID: g.id, Slot: int(g.slot), PID: g.process.PID, State: g.state,
+		Started: g.started, Deadline: g.deadline, Message: g.message,
+		Cut: g.cut, IdleClosed: g.idleClosed, HalfOpenLeft: g.halfOpenLeft, Exit: g.exit,
+	}
+	if g.leftover() {
+		st.Slot = -1
+	} else {
+		st.Binary, st.Config = g.recipe.binary.Path, g.recipe.configPath
+	}
+	return st
+}
+
+// startTimeOf reads when a process started, which together with its number
+// names it: numbers are used again.
+func startTimeOf(pid int) (uint64, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	return parseStartTime(data)
+}

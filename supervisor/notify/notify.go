@@ -1,0 +1,152 @@
+// Package notify receives what generations say of themselves: the datagrams of
+// sd_notify(3), with the kernel's word on who sent them.
+package notify
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Message is one datagram and its sender.
+type Message struct {
+	// PID is the sender's, as the kernel saw it when the datagram was sent.
+	PID int
+	// CgroupID is the inode of the sender's cgroup2 directory, known even when
+	// the sender has gone meanwhile; 0 where the kernel cannot tell.
+	CgroupID uint64
+	// Fields are the assignments, such as READY=1.
+	Fields map[string]string
+}
+
+// Socket is where generations send to. Anybody may: the receiver decides whom
+// it believes.
+type Socket struct {
+	conn *net.UnixConn
+	path string
+}
+
+// Linux constants that x/sys lacks: include/uapi/asm-generic/socket.h and
+// include/uapi/linux/pidfd.h (6.5 and 6.13).
+const (
+	soPassPidFD  = 76
+	scmPidFD     = 4
+	infoCgroupID = 1 << 2
+	// _IOWR(0xFF, 11, struct pidfd_info), whose first version has 64 bytes.
+	pidfdGetInfo = 3<<30 | 64<<16 | 0xFF<<8 | 11
+)
+
+type pidfdInfo struct {
+	mask, cgroupID uint64
+	_              [12]uint32
+}
+
+// Listen makes the socket at path, in place of one left behind. Its directory
+// must let any user pass.
+func Listen(path string) (*Socket, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		return nil, err
+	}
+	s := &Socket{conn, path}
+	if err := s.configure(); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	return s, nil
+}
+
+func (s *Socket) configure() error {
+	// Every generation has a user of its own; the socket is for all of them.
+	if err := os.Chmod(s.path, 0o666); err != nil {
+		return err
+	}
+	raw, err := s.conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var optErr error
+	err = raw.Control(func(fd uintptr) {
+		optErr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSCRED, 1)
+		// Before 6.5 there is no such option; the pid alone has to do then.
+		unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, soPassPidFD, 1)
+	})
+	return errors.Join(err, optErr)
+}
+
+// Path is the value of NOTIFY_SOCKET.
+func (s *Socket) Path() string { return s.path }
+
+// Receive blocks for the next datagram that carries credentials. It fails when
+// the socket is closed.
+func (s *Socket) Receive() (Message, error) {
+	buf, oob := make([]byte, 4096), make([]byte, 256)
+	for {
+		n, on, _, _, err := s.conn.ReadMsgUnix(buf, oob)
+		if err != nil {
+			return Message{}, err
+		}
+		if m, ok := parse(buf[:n], oob[:on]); ok {
+			return m, nil
+		}
+	}
+}
+
+func parse(text, oob []byte) (m Message, ok bool) {
+	controls, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return m, false
+	}
+	for _, c := range controls {
+		switch {
+		case c.Header.Level != unix.SOL_SOCKET:
+		case c.Header.Type == unix.SCM_CREDENTIALS:
+			if cred, err := unix.ParseUnixCredentials(&c); err == nil {
+				m.PID, ok = int(cred.Pid), true
+			}
+		case c.Header.Type == scmPidFD && len(c.Data) >= 4:
+			fd := int(*(*int32)(unsafe.Pointer(&c.Data[0])))
+			m.CgroupID = cgroupOf(fd)
+			unix.Close(fd)
+		case c.Header.Type == unix.SCM_RIGHTS:
+			// Nobody asked for descriptors; kept open they would be a leak that
+			// any user can cause.
+			fds, _ := unix.ParseUnixRights(&c)
+			for _, fd := range fds {
+				unix.Close(fd)
+			}
+		}
+	}
+	m.Fields = map[string]string{}
+	for line := range strings.SplitSeq(string(text), "\n") {
+		if key, value, found := strings.Cut(line, "="); found {
+			m.Fields[key] = value
+		}
+	}
+	return m, ok
+}
+
+func cgroupOf(pidfd int) uint64 {
+	info := pidfdInfo{mask: infoCgroupID}
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(pidfd), pidfdGetInfo, uintptr(unsafe.Pointer(&info))); errno != 0 || info.mask&infoCgroupID == 0 {
+		return 0
+	}
+	return info.cgroupID
+}
+
+// Close ends Receive and removes the socket.
+func (s *Socket) Close() error {
+	err := s.conn.Close()
+	if rerr := os.Remove(s.path); rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
+		err = errors.Join(err, rerr)
+	}
+	return err
+}

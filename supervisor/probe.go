@@ -1,0 +1,202 @@
+package supervisor
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/bpf/reuseport"
+	"github.com/baton-mesh/baton/proxy/config"
+)
+
+const (
+	// probesEach is how many connections each listener of the candidate gets.
+	probesEach = 2
+	// probeTimeout bounds one of them.
+	probeTimeout = 5 * time.Second
+	// probeStays is how long a stream without a protocol of its own must stay
+	// open to count as accepted: a proxy that cannot serve it closes at once.
+	probeStays = 50 * time.Millisecond
+)
+
+// probe connects to the public addresses as clients do, from ports that the
+// steering program sends to the candidate alone, and believes the kernel's
+// counters, not the answer, on who was reached.
+func (s *Supervisor) probe(ctx context.Context, r *release) error {
+	for _, conf := range r.recipe.config.Listeners {
+		group := s.steering.listener(conf.Name).group
+		before, err := group.Counters(int(r.candidate.slot))
+		if err != nil {
+			return err
+		}
+		for range probesEach {
+			if err := s.probeOnce(ctx, r.candidate, conf); err != nil {
+				return fmt.Errorf("listener %s: %w", conf.Name, err)
+			}
+		}
+		if err := s.accepted(ctx, r.candidate); err != nil {
+			return fmt.Errorf("listener %s: %w", conf.Name, err)
+		}
+		after, err := group.Counters(int(r.candidate.slot))
+		if err != nil {
+			return err
+		}
+		if n := after[reuseport.Probe] - before[reuseport.Probe]; n < probesEach {
+			return fmt.Errorf("listener %s: %d of %d probes reached the candidate", conf.Name, n, probesEach)
+		}
+	}
+	r.result.Evidence = append(r.result.Evidence, fmt.Sprintf("%d probes answered on %d listeners", probesEach*len(r.recipe.config.Listeners), len(r.recipe.config.Listeners)))
+	return nil
+}
+
+// accepted waits until the candidate has taken what was queued for it: the
+// kernel opens connections for a process that is stopped or stuck, too.
+func (s *Supervisor) accepted(ctx context.Context, g *generation) error {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	for {
+		q, err := s.steering.waiting(g.sockets)
+		if err != nil || q.ToAccept == 0 {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%d probes were not accepted within %v", q.ToAccept, probeTimeout)
+		case <-g.exited:
+			return fmt.Errorf("generation %d ended: %s", g.id, s.exitOf(g))
+		case <-time.After(queuePoll):
+		}
+	}
+}
+
+func (s *Supervisor) probeOnce(ctx context.Context, g *generation, l config.Listener) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	ctx, span := s.tracer.Start(ctx, "probe connection")
+	defer span.End()
+	span.SetAttributes(attribute.String("baton.listener", l.Name))
+	defer func() {
+		if err != nil {
+			span.SetStatus(codes.Error, err.Error())
+		}
+	}()
+
+	conn, err := s.dialCandidate(ctx, g, probeAddress(l))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	// An abort or a candidate that dies ends the probe at once.
+	over := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Now()) })
+	defer over()
+	switch l.Protocol {
+	case config.HTTP:
+		return probeHTTP(ctx, conn)
+	default:
+		return probeStream(conn)
+	}
+}
+
+// dialCandidate opens a connection whose source address is in the probe table
+// before its first packet leaves.
+func (s *Supervisor) dialCandidate(ctx context.Context, g *generation, to netip.AddrPort) (net.Conn, error) {
+	var from netip.AddrPort
+	d := net.Dialer{Control: func(network, _ string, c syscall.RawConn) error {
+		var inner error
+		err := c.Control(func(fd uintptr) { from, inner = claimSource(int(fd), to) })
+		if err = errors.Join(err, inner); err != nil {
+			return err
+		}
+		return s.steering.node.Steer(from, g.slot)
+	}}
+	d.SetMultipathTCP(false)
+	conn, err := d.DialContext(ctx, "tcp", to.String())
+	if from.IsValid() {
+		// Established or refused: no later packet of it asks the program again.
+		err = errors.Join(err, s.steering.node.Unsteer(from))
+	}
+	if err != nil {
+		if conn != nil {
+			conn.Close()
+		}
+		return nil, err
+	}
+	return conn, nil
+}
+
+// claimSource binds the socket to the address the kernel would choose anyway
+// and to a free port, and returns both.
+func claimSource(fd int, to netip.AddrPort) (netip.AddrPort, error) {
+	local := to.Addr().Unmap() // a host reaches its own address from that address
+	var sa unix.Sockaddr = &unix.SockaddrInet6{Addr: local.As16()}
+	if local.Is4() {
+		sa = &unix.SockaddrInet4{Addr: local.As4()}
+	}
+	if err := unix.Bind(fd, sa); err != nil {
+		return netip.AddrPort{}, fmt.Errorf("bind the probe to %s: %w", local, err)
+	}
+	got, err := unix.Getsockname(fd)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	switch got := got.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(local, uint16(got.Port)), nil
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(local, uint16(got.Port)), nil
+	}
+	return netip.AddrPort{}, fmt.Errorf("the probe's socket has an address of type %T", got)
+}
+
+// probeHTTP passes on any whole response. What the routes behind answer is no
+// verdict on the candidate: the release that mends them would be refused.
+func probeHTTP(ctx context.Context, conn net.Conn) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+conn.RemoteAddr().String()+"/", nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("User-Agent", "baton-probe")
+	req.Header.Set("Baton-Probe", "1")
+	req.Close = true
+	otel.GetTextMapPropagator().Inject(ctx, propagation.HeaderCarrier(req.Header))
+	if err := req.Write(conn); err != nil {
+		return fmt.Errorf("send: %w", err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), req)
+	if err != nil {
+		return fmt.Errorf("read the response: %w", err)
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		return fmt.Errorf("read the response's body: %w", err)
+	}
+	return nil
+}
+
+// probeStream passes when the connection is accepted and stays. A stream that
+// the far end greets, or ends in good order after our end, is fine too.
+func probeStream(conn net.Conn) error {
+	conn.SetReadDeadline(time.Now().Add(probeStays))
+	_, err := conn.Read(make([]byte, 1))
+	if err == nil || errors.Is(err, unix.ETIMEDOUT) {
+		return nil
+	}
+	var timeout net.Error
+	if errors.As(err, &timeout) && timeout.Timeout() {
+		return nil
+	}
+	return fmt.Errorf("the stream did not stay open: %w", err)
+}

@@ -1,0 +1,136 @@
+package supervisor
+
+import (
+	"errors"
+	"net"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/baton-mesh/baton/supervisor/spawn"
+)
+
+// longEnough is how long a generation must have served for its death to count
+// as the first in a row.
+const longEnough = 10 * time.Second
+
+// watch waits for the end of a generation's process and takes it out of
+// everything, in the order that loses nothing: first no new flow goes to its
+// sockets, then our copies close, and the kernel hands on what they held.
+func (s *Supervisor) watch(g *generation) {
+	exit, ended := g.wait(s.abandon)
+	if !ended {
+		return
+	}
+	s.mu.Lock()
+	g.exit = exit
+	crashed := !g.stopping
+	served := g.state == Serving
+	s.leave(g)
+	if crashed && served {
+		s.log.Error("a serving generation ended", "generation", g.id, "exit", exit, "successor", s.shift.current != nil)
+		s.crashedNow(g)
+	}
+	s.mu.Unlock()
+
+	if !g.leftover() {
+		s.steering.empty(g.slot)
+		if err := s.steering.node.Fence(); err != nil {
+			s.log.Error("fence", "error", err)
+		}
+		g.closeSockets()
+	}
+	close(g.exited)
+	if crashed && !g.leftover() {
+		s.reap(g)
+	}
+	if g.leftover() {
+		s.removed(g)
+	}
+}
+
+// crashedNow sees to a successor if the generation that ended was the last one
+// new flows could go to. s.mu is held.
+func (s *Supervisor) crashedNow(g *generation) {
+	if s.shift.current != nil || s.stopping {
+		return
+	}
+	again, err := g.recipe.again()
+	if err != nil {
+		s.log.Error("keep what the crashed generation ran", "error", err)
+		return
+	}
+	if s.crash != nil {
+		s.crash.binary.Close()
+	}
+	s.crash = again
+	if time.Since(g.started) > longEnough {
+		s.crashes = 0
+	}
+	if r := s.running; r != nil && !r.shifted {
+		// Its candidate may never be ready, and clients wait.
+		r.abort(errors.New("the serving generation ended: it is started again first"))
+	}
+	s.nudge()
+}
+
+// reap kills what is still there and forgets the generation.
+func (s *Supervisor) reap(g *generation) {
+	if g.alive() {
+		g.kill()
+		<-g.exited
+	}
+	s.removed(g)
+}
+
+// removed takes a generation that has ended off the list and frees its slot.
+// Every one of its sockets is closed: nothing of it is in the tables.
+func (s *Supervisor) removed(g *generation) {
+	s.mu.Lock()
+	i := slices.Index(s.generations, g)
+	if i < 0 {
+		s.mu.Unlock()
+		return
+	}
+	s.generations = slices.Delete(s.generations, i, i+1)
+	g.state = Gone
+	if !g.leftover() {
+		s.slots[g.slot] = nil
+	}
+	if err := s.persist(); err != nil {
+		s.log.Error("write the state file", "error", err)
+	}
+	s.mu.Unlock()
+
+	s.log.Info("generation ended", "generation", g.id, "exit", g.exit, "cut", g.cut, "idle_closed", g.idleClosed, "half_open_left", g.halfOpenLeft)
+	g.process.Close()
+	if g.recipe != nil {
+		g.recipe.binary.Close()
+	}
+	if g.cgroup != nil {
+		for !g.cgroup.remove() {
+			time.Sleep(time.Millisecond)
+		}
+	}
+}
+
+// openLeftover finds a process that an earlier supervisor started.
+func openLeftover(left stateGeneration) (*generation, error) {
+	process, err := spawn.Attach(left.PID)
+	if err != nil {
+		return nil, err
+	}
+	// The descriptor names one process for good; was it this one that was meant?
+	if start, err := startTimeOf(left.PID); err != nil || start != left.StartTime {
+		process.Close()
+		return nil, os.ErrProcessDone
+	}
+	return &generation{
+		id: left.ID, state: Draining, startTime: left.StartTime,
+		process: process,
+		ready:   make(chan struct{}), extend: make(chan time.Duration, 1),
+		exited: make(chan struct{}), squeezed: make(chan struct{}),
+	}, nil
+}
+
+func isClosed(err error) bool { return errors.Is(err, net.ErrClosed) }

@@ -1,0 +1,168 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/baton-mesh/baton/bpf/reuseport"
+)
+
+// shiftOver moves new flows to the candidate: by the steps of the ramp, each
+// with its evidence, and then all of them.
+func (s *Supervisor) shiftOver(ctx context.Context, r *release) error {
+	var err error
+	if r.before, err = s.baseline(r.candidate); err != nil {
+		return err
+	}
+	salt := newSalt() // one for the whole ramp
+	for _, share := range r.ramp() {
+		if share >= 1 {
+			break
+		}
+		if err := s.give(r, float64(share), salt); err != nil {
+			return err
+		}
+		if err := s.watchCandidate(ctx, r); err != nil {
+			return fmt.Errorf("at %v of new flows: %w", share, err)
+		}
+	}
+	if err := s.give(r, 1, salt); err != nil {
+		return err
+	}
+	if r.previous != nil {
+		// What had not been accepted when new flows turned away: it is the
+		// previous generation's to serve, and the drain waits for it.
+		q, err := s.steering.waiting(r.previous.sockets)
+		if err != nil {
+			return err
+		}
+		r.result.QueuedAtShift = q
+	}
+	// Those who came when nobody was there, and the last of them who are still
+	// on their way to the sink.
+	if r.previous == nil || !r.previous.alive() {
+		if err := s.steering.node.Fence(); err != nil {
+			return err
+		}
+	}
+	return s.steering.emptySinks()
+}
+
+// give makes the candidate's share of new flows what it says. One store.
+func (s *Supervisor) give(r *release, share float64, salt uint32) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g, old := r.candidate, r.previous
+	if !g.alive() {
+		return fmt.Errorf("generation %d ended: %s", g.id, g.exit)
+	}
+	if old != nil && !old.alive() {
+		old = nil // it died; there is nobody to share with
+	}
+	r.shifted = true
+	g.state = Serving
+	if share >= 1 || old == nil {
+		s.shift = shiftInForce{current: g, other: old, salt: salt}
+	} else {
+		s.shift = shiftInForce{current: old, other: g, weight: share, salt: salt}
+	}
+	s.applyShift()
+	return nil
+}
+
+// shiftBack gives all new flows to the previous generation again.
+func (s *Supervisor) shiftBack(_ context.Context, r *release) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !r.shifted {
+		return nil
+	}
+	old := r.previous
+	if old == nil || !old.alive() {
+		if s.shift.current == r.candidate {
+			s.shift = shiftInForce{}
+		}
+		if old == nil {
+			return nil // nobody served before, nobody does now
+		}
+		return fmt.Errorf("generation %d has ended too: %s", old.id, old.exit)
+	}
+	s.shift = shiftInForce{current: old, salt: newSalt()}
+	s.applyShift()
+	return nil
+}
+
+// leave takes a generation that has ended out of the shift. s.mu is held.
+func (s *Supervisor) leave(g *generation) {
+	f := &s.shift
+	switch g {
+	case f.current:
+		*f = shiftInForce{current: f.other, salt: f.salt}
+	case f.other:
+		*f = shiftInForce{current: f.current, salt: f.salt}
+	default:
+		return
+	}
+	s.applyShift()
+}
+
+// baseline is the counters from which a candidate's evidence is counted.
+type baseline struct{ own, none reuseport.Counts }
+
+func (s *Supervisor) baseline(g *generation) (b baseline, err error) {
+	own, err1 := s.steering.counts(int(g.slot))
+	none, err2 := s.steering.counts(reuseport.NoSlot)
+	return baseline{own, none}, errors.Join(err1, err2)
+}
+
+// watchCandidate lets the window of a step pass and returns an error as soon as
+// the candidate has failed.
+func (s *Supervisor) watchCandidate(ctx context.Context, r *release) error {
+	if r.request.NoVerify {
+		return s.holds(r)
+	}
+	window := time.NewTimer(r.recipe.config.Release.Verify.Window)
+	defer window.Stop()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-r.candidate.exited:
+			return fmt.Errorf("generation %d ended: %s", r.candidate.id, s.exitOf(r.candidate))
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+			if err := s.holds(r); err != nil {
+				return err
+			}
+		case <-window.C:
+			return s.holds(r)
+		}
+	}
+}
+
+// holds asks the kernel whether the candidate is still where it was put, and
+// whether every flow found somebody.
+func (s *Supervisor) holds(r *release) error {
+	g := r.candidate
+	if !g.alive() {
+		return fmt.Errorf("generation %d ended: %s", g.id, s.exitOf(g))
+	}
+	in, all, err := s.steering.inSlot(g.slot, g.sockets)
+	if err != nil {
+		return err
+	}
+	if in < all {
+		return fmt.Errorf("generation %d has given up %d of its %d listening sockets", g.id, all-in, all)
+	}
+	now, err := s.baseline(g)
+	if err != nil {
+		return err
+	}
+	if n := now.none[reuseport.Sink] - r.before.none[reuseport.Sink]; n > 0 && r.previous != nil && r.previous.alive() {
+		return fmt.Errorf("%d flows found no generation and went to the sink", n)
+	}
+	return nil
+}

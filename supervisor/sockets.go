@@ -1,0 +1,126 @@
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/proxy/config"
+)
+
+// socket is a listening socket of ours: a plain descriptor, never wrapped in a
+// net.Listener or an os.File, which would change its blocking mode for the
+// generation that shares it.
+type socket struct {
+	fd     int
+	cookie uint64 // SO_COOKIE: the kernel's name for it, never used twice
+}
+
+// bind makes a socket bound to the listener's address that may share it with
+// other sockets of this user, not yet listening.
+func bind(l config.Listener, nonblocking bool) (socket, error) {
+	addr := l.AddrPort()
+	family, typ := unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC
+	if addr.Addr().Unmap().Is4() {
+		family = unix.AF_INET
+	}
+	if nonblocking {
+		typ |= unix.SOCK_NONBLOCK
+	}
+	// IPPROTO_TCP, not MPTCP: no reuseport program can be attached to that.
+	fd, err := unix.Socket(family, typ, unix.IPPROTO_TCP)
+	if err != nil {
+		return socket{}, fmt.Errorf("socket for listener %s: %w", l.Name, err)
+	}
+	s := socket{fd: fd}
+	err = s.configure(family, addr, l.DualStack)
+	if errors.Is(err, unix.EADDRINUSE) {
+		err = fmt.Errorf("%w (another process holds it, or holds it as another user or without SO_REUSEPORT; `baton doctor` says who)", err)
+	}
+	if err != nil {
+		s.close()
+		return socket{}, fmt.Errorf("listener %s on %s: %w", l.Name, l.Address, err)
+	}
+	return s, nil
+}
+
+func (s *socket) configure(family int, addr netip.AddrPort, dualStack bool) error {
+	options := []struct{ level, name, value int }{
+		{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1},
+		// Connections of a generation that ended linger in TIME_WAIT on this address.
+		{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1},
+	}
+	var sa unix.Sockaddr = &unix.SockaddrInet4{Port: int(addr.Port()), Addr: as4(addr.Addr())}
+	if family == unix.AF_INET6 {
+		v6only := 1
+		if dualStack {
+			v6only = 0
+		}
+		options = append(options, struct{ level, name, value int }{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, v6only})
+		sa = &unix.SockaddrInet6{Port: int(addr.Port()), Addr: addr.Addr().As16()}
+	}
+	for _, o := range options {
+		if err := unix.SetsockoptInt(s.fd, o.level, o.name, o.value); err != nil {
+			return fmt.Errorf("setsockopt: %w", err)
+		}
+	}
+	if err := unix.Bind(s.fd, sa); err != nil {
+		return fmt.Errorf("bind: %w", err)
+	}
+	cookie, err := unix.GetsockoptUint64(s.fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+	if err != nil {
+		return fmt.Errorf("read the cookie: %w", err)
+	}
+	s.cookie = cookie
+	return nil
+}
+
+func as4(a netip.Addr) (b [4]byte) {
+	if a.Unmap().Is4() {
+		b = a.Unmap().As4()
+	}
+	return b
+}
+
+func (s socket) listen(backlog int) error {
+	if err := unix.Listen(s.fd, backlog); err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	return nil
+}
+
+func (s socket) close() { unix.Close(s.fd) }
+
+// bindAll makes the listening sockets of one generation, by listener, one a worker.
+func bindAll(c *config.Config) (all map[string][]socket, err error) {
+	all = make(map[string][]socket, len(c.Listeners))
+	defer func() {
+		if err != nil {
+			closeAll(all)
+		}
+	}()
+	for _, l := range c.Listeners {
+		for range l.Workers {
+			s, err := bind(l, c.Proxy.Nonblocking)
+			if err != nil {
+				return nil, err
+			}
+			all[l.Name] = append(all[l.Name], s)
+			// Listening, in no slot: the steering program never picks it.
+			if err := s.listen(l.Backlog); err != nil {
+				return nil, fmt.Errorf("listener %s on %s: %w", l.Name, l.Address, err)
+			}
+		}
+	}
+	return all, nil
+}
+
+func closeAll(sockets map[string][]socket) {
+	for _, workers := range sockets {
+		for _, s := range workers {
+			s.close()
+		}
+	}
+}

@@ -1,0 +1,270 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/bpf/reuseport"
+	"github.com/baton-mesh/baton/proxy/contract"
+	"github.com/baton-mesh/baton/supervisor/spawn"
+)
+
+// start makes the candidate: its own sockets in a free slot, forked with them,
+// waited for until it says READY=1. No flow reaches it yet.
+func (s *Supervisor) start(ctx context.Context, r *release) error {
+	if err := s.makeRoom(ctx, r.recipe.config.Release.MaxGenerations); err != nil {
+		return err
+	}
+	g, err := s.fork(r.recipe)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	r.candidate, r.result.Generation = g, g.id
+	s.mu.Unlock()
+	// In the table before it is ready: the probe needs it there, and a slot
+	// that no shift names gets nothing else.
+	if err := s.steering.fill(g.slot, r.recipe.config, g.sockets); err != nil {
+		return err
+	}
+
+	timeout := r.recipe.config.Release.ReadyTimeout
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	for {
+		select {
+		case <-g.ready:
+			return s.setState(g, Ready)
+		case <-g.exited:
+			return fmt.Errorf("generation %d ended before it was ready: %s", g.id, s.exitOf(g))
+		case d := <-g.extend:
+			timer.Reset(d)
+		case <-timer.C:
+			return fmt.Errorf("generation %d was not ready within %v", g.id, timeout)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// makeRoom keeps the number of living generations below the cap by ending the
+// oldest drain.
+func (s *Supervisor) makeRoom(ctx context.Context, most int) error {
+	for {
+		s.mu.Lock()
+		var oldest *generation
+		for _, g := range s.generations {
+			if g.state == Draining && (oldest == nil || g.id < oldest.id) {
+				oldest = g
+			}
+		}
+		live := len(s.generations)
+		s.mu.Unlock()
+		if live < most {
+			return nil
+		}
+		if oldest == nil {
+			return fmt.Errorf("%d generations live and none of them drains; max_generations is %d", live, most)
+		}
+		s.log.Warn("too many generations: the oldest drain ends now", "generation", oldest.id, "max_generations", most)
+		oldest.squeeze()
+		select {
+		case <-oldest.exited:
+			s.removed(oldest)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// fork makes a generation and its process.
+func (s *Supervisor) fork(what *recipe) (_ *generation, err error) {
+	g := &generation{
+		recipe: what, state: Starting, started: time.Now(),
+		ready: make(chan struct{}), extend: make(chan time.Duration, 1),
+		exited: make(chan struct{}), squeezed: make(chan struct{}),
+	}
+	if g.sockets, err = bindAll(what.config); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			s.steering.empty(g.slot)
+			g.closeSockets()
+			s.mu.Lock()
+			s.slots[g.slot] = nil
+			s.mu.Unlock()
+			if g.cgroup != nil {
+				g.cgroup.remove()
+			}
+		}
+	}()
+	if err := s.number(g); err != nil {
+		return nil, err
+	}
+	if s.cgroups != "" {
+		if g.cgroup, err = makeCgroup(s.cgroups, g.id); err != nil {
+			return nil, err
+		}
+	}
+	if g.process, err = s.spawn(g); err != nil {
+		return nil, err
+	}
+	g.startTime, _ = startTimeOf(g.process.PID)
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.generations = append(s.generations, g)
+	s.work.Go(func() { s.watch(g) })
+	if err := s.persist(); err != nil {
+		// It runs and is watched; without a record a successor of this
+		// supervisor would not end it.
+		g.kill()
+		return nil, fmt.Errorf("record generation %d: %w", g.id, err)
+	}
+	return g, nil
+}
+
+// number gives a generation its number and a slot, on disk before in use.
+func (s *Supervisor) number(g *generation) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for range reuseport.Slots {
+		// In turn, so that a slot rests as long as possible before it is used again.
+		slot := s.nextSlot
+		s.nextSlot = (s.nextSlot + 1) % reuseport.Slots
+		if s.slots[slot] == nil {
+			g.slot, g.id = uint8(slot), s.state.NextGeneration
+			s.slots[slot] = g
+			s.state.NextGeneration++
+			return s.persist()
+		}
+	}
+	return errors.New("no slot is free")
+}
+
+// spawn starts the process with what the contract promises it.
+func (s *Supervisor) spawn(g *generation) (*spawn.Process, error) {
+	c := g.recipe.config
+	var files []int
+	var names []string
+	for _, l := range c.Listeners {
+		for _, sock := range g.sockets[l.Name] {
+			files = append(files, sock.fd)
+			names = append(names, l.Name)
+		}
+	}
+	env := append(inheritedEnv(),
+		contract.EnvListenFDs+"="+strconv.Itoa(len(files)),
+		contract.EnvListenFDNames+"="+strings.Join(names, ":"),
+		contract.EnvNotifySocket+"="+s.notify.Path(),
+		"OTEL_RESOURCE_ATTRIBUTES="+resourceAttributes(s.config.Node.Name, g.id),
+	)
+	if c.Proxy.Baton {
+		fd, err := configFD(c)
+		if err != nil {
+			return nil, err
+		}
+		defer unix.Close(fd)
+		env = append(env,
+			fmt.Sprintf("%s=%d", contract.EnvConfigFD, contract.FirstFD+len(files)),
+			fmt.Sprintf("%s=%d", contract.EnvGenerationID, g.id),
+			fmt.Sprintf("%s=%d", contract.EnvSlot, g.slot),
+			fmt.Sprintf("%s=%d", contract.EnvServerID, c.Node.ServerID),
+		)
+		files = append(files, fd)
+	}
+	o := spawn.Options{Binary: g.recipe.binary, Args: c.Proxy.Command[1:], Env: env, Account: g.recipe.account, Files: files}
+	if g.cgroup != nil {
+		o.Cgroup = g.cgroup.dir
+	}
+	return spawn.Start(o)
+}
+
+// inheritedEnv is the supervisor's environment without what is meant for the
+// supervisor: its own overrides, and what systemd told it.
+func inheritedEnv() []string {
+	var env []string
+	for _, kv := range os.Environ() {
+		key, _, _ := strings.Cut(kv, "=")
+		switch {
+		case strings.HasPrefix(key, "BATON_"), strings.HasPrefix(key, "LISTEN_"),
+			key == contract.EnvNotifySocket, key == "WATCHDOG_PID", key == "WATCHDOG_USEC",
+			key == "OTEL_RESOURCE_ATTRIBUTES":
+		default:
+			env = append(env, kv)
+		}
+	}
+	return env
+}
+
+func resourceAttributes(node string, generation uint64) string {
+	own := fmt.Sprintf("service.instance.id=%s-%d,baton.generation=%d", node, generation, generation)
+	if given := os.Getenv("OTEL_RESOURCE_ATTRIBUTES"); given != "" {
+		return given + "," + own
+	}
+	return own
+}
+
+// heard takes what a generation said.
+func (s *Supervisor) heard(g *generation, fields map[string]string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if text, ok := fields["STATUS"]; ok {
+		g.message = text
+	}
+	if n, err := strconv.Atoi(fields[contract.NotifyCut]); err == nil && n >= 0 {
+		g.cut = n
+	}
+	if n, err := strconv.Atoi(fields[contract.NotifyIdleClosed]); err == nil && n >= 0 {
+		g.idleClosed = n
+	}
+	if usec, err := strconv.ParseInt(fields["EXTEND_TIMEOUT_USEC"], 10, 64); err == nil && usec > 0 {
+		select {
+		case g.extend <- time.Duration(usec) * time.Microsecond:
+		default: // one is waiting to be read
+		}
+	}
+	if fields["READY"] == "1" {
+		g.readyOnce.Do(func() { close(g.ready) })
+	}
+}
+
+// dismiss undoes start. A candidate that was given flows keeps them until they
+// end, like any other that is replaced; one that was not is killed.
+func (s *Supervisor) dismiss(_ context.Context, r *release) error {
+	g := r.candidate
+	if g == nil {
+		return nil
+	}
+	s.mu.Lock()
+	drain := r.shifted && g.alive()
+	if drain {
+		s.retire(g, g.recipe.config.Release.DrainTimeout)
+	}
+	s.mu.Unlock()
+	if !drain {
+		s.stop(g, 0)
+	}
+	return nil
+}
+
+func (s *Supervisor) setState(g *generation, st State) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g.state = st
+	return nil
+}
+
+func (s *Supervisor) exitOf(g *generation) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return g.exit
+}

@@ -1,0 +1,113 @@
+package supervisor
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// stateVersion is the layout of the state file. A newer one is not read.
+const stateVersion = 1
+
+// state is what the next supervisor has to know if this one dies.
+type state struct {
+	Version        int               `json:"version"`
+	Boot           string            `json:"boot"` // processes of another boot are not ours
+	NextGeneration uint64            `json:"next_generation"`
+	NextRelease    uint64            `json:"next_release"`
+	Generations    []stateGeneration `json:"generations"`
+}
+
+type stateGeneration struct {
+	ID        uint64 `json:"id"`
+	PID       int    `json:"pid"`
+	StartTime uint64 `json:"start_time"`
+}
+
+// stateFile keeps a state on disk: always the old or the new one, whole.
+type stateFile struct{ path string }
+
+// load reads the state. No file is a first start.
+func (f stateFile) load() (state, error) {
+	first := state{Version: stateVersion, NextGeneration: 1, NextRelease: 1}
+	data, err := os.ReadFile(f.path)
+	if errors.Is(err, os.ErrNotExist) {
+		return first, nil
+	}
+	if err != nil {
+		return first, err
+	}
+	var st state
+	if err := json.Unmarshal(data, &st); err != nil {
+		return first, fmt.Errorf("%s is damaged: %w; move it away to start anew (generations are then counted from 1, and what an earlier supervisor left running is not ended)", f.path, err)
+	}
+	if st.Version != stateVersion {
+		return first, fmt.Errorf("%s has layout %d, this baton reads layout %d: start the version that wrote it, or move the file away", f.path, st.Version, stateVersion)
+	}
+	return st, nil
+}
+
+// save replaces the file. A crash at any instant leaves one of the two: the
+// data is on disk before the name points to it, the name before save returns.
+func (f stateFile) save(st state) (err error) {
+	data, err := json.MarshalIndent(st, "", "\t")
+	if err != nil {
+		return err
+	}
+	dir := filepath.Dir(f.path)
+	tmp, err := os.OpenFile(f.path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = tmp.Write(append(data, '\n'))
+	if err == nil {
+		err = tmp.Sync()
+	}
+	if err = errors.Join(err, tmp.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", tmp.Name(), err)
+	}
+	if err := os.Rename(tmp.Name(), f.path); err != nil {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// bootID tells one boot of the machine from another.
+func bootID() string {
+	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(id))
+}
+
+// lockRuntimeDir makes sure that one supervisor works in a directory. The lock
+// ends with the process.
+func lockRuntimeDir(dir string) (*os.File, error) {
+	// Generations of any user pass through it to the notify socket.
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return nil, fmt.Errorf("make runtime_dir: %w", err)
+	}
+	if err := os.Chmod(dir, 0o711); err != nil {
+		return nil, fmt.Errorf("runtime_dir: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("runtime_dir: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		pid, _ := os.ReadFile(f.Name())
+		f.Close()
+		return nil, fmt.Errorf("another supervisor (pid %s) works in %s", strings.TrimSpace(string(pid)), dir)
+	}
+	f.Truncate(0)
+	fmt.Fprintln(f, os.Getpid())
+	return f, nil
+}

@@ -1,0 +1,296 @@
+package supervisor
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/bpf/iter"
+	"github.com/baton-mesh/baton/bpf/reuseport"
+	"github.com/baton-mesh/baton/proxy/config"
+)
+
+// steering is the kernel half, as the supervisor uses it.
+type steering struct {
+	node      *reuseport.Node
+	listeners []*listener // in the order of the file
+
+	queuesMu sync.Mutex
+	queues   *iter.Queues
+}
+
+// listener is one address of the node for as long as the supervisor runs.
+type listener struct {
+	name     string
+	address  string
+	protocol config.Protocol
+	group    *reuseport.Group
+
+	sinkMu sync.Mutex
+	conf   config.Listener
+	sink   socket
+}
+
+// bpffs is where BPF objects are pinned.
+const bpffs = "/sys/fs/bpf"
+
+// pinDir returns the directory for this instance's pins, mounting the BPF file
+// system where there is none.
+func pinDir(instance string) (string, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(bpffs, &st); err != nil {
+		return "", fmt.Errorf("stat %s: %w", bpffs, err)
+	}
+	if st.Type != unix.BPF_FS_MAGIC {
+		if err := unix.Mount("bpf", bpffs, "bpf", 0, ""); err != nil {
+			return "", fmt.Errorf("mount the BPF file system on %s: %w", bpffs, err)
+		}
+	}
+	return filepath.Join(bpffs, "baton", instance), nil
+}
+
+func openSteering(listeners []config.Listener, pins string) (_ *steering, err error) {
+	s := new(steering)
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	if s.node, err = reuseport.Open(pins); err != nil {
+		return nil, err
+	}
+	if s.queues, err = iter.Open(); err != nil {
+		return nil, err
+	}
+	for i, conf := range listeners {
+		group, err := s.node.Group(uint32(i + 1))
+		if err != nil {
+			return nil, err
+		}
+		l := &listener{name: conf.Name, address: conf.Address, protocol: conf.Protocol, conf: conf, group: group, sink: socket{fd: -1}}
+		s.listeners = append(s.listeners, l)
+		if err := l.renewSink(); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// renewSink puts a fresh socket in the sink's place and closes the old one. The
+// kernel then hands what had waited there to the current generation; so does
+// a client that came before the first generation was ready get its answer.
+func (l *listener) renewSink() error {
+	l.sinkMu.Lock()
+	defer l.sinkMu.Unlock()
+	s, err := bind(l.conf, true)
+	if err != nil {
+		return err
+	}
+	// Before listening, so that no packet is ever hashed over the members. And
+	// after, since joining a group that an earlier supervisor left alive takes
+	// that group's program along, and its tables.
+	err = l.group.Attach(s.fd)
+	if err == nil {
+		err = s.listen(l.conf.Backlog)
+	}
+	if err == nil {
+		err = l.group.Attach(s.fd)
+	}
+	if err == nil {
+		err = l.group.SetSink(s.fd)
+	}
+	if err != nil {
+		s.close()
+		return fmt.Errorf("sink of listener %s: %w", l.name, err)
+	}
+	if l.sink.fd >= 0 {
+		l.sink.close()
+	}
+	l.sink = s
+	return nil
+}
+
+// detach leaves the groups to the kernel's hash, over the members that listen.
+func (s *steering) detach() {
+	for _, l := range s.listeners {
+		l.group.Detach(l.currentSink().fd)
+	}
+}
+
+func (l *listener) currentSink() socket {
+	l.sinkMu.Lock()
+	defer l.sinkMu.Unlock()
+	return l.sink
+}
+
+func (l *listener) closeSink() {
+	l.sinkMu.Lock()
+	defer l.sinkMu.Unlock()
+	if l.sink.fd >= 0 {
+		l.sink.close()
+		l.sink.fd = -1
+	}
+}
+
+func (s *steering) listener(name string) *listener {
+	for _, l := range s.listeners {
+		if l.name == name {
+			return l
+		}
+	}
+	return nil
+}
+
+// fill arms a slot: after it a probe or a shift may name it.
+func (s *steering) fill(slot uint8, c *config.Config, sockets map[string][]socket) error {
+	for _, conf := range c.Listeners {
+		choice := reuseport.ByHash
+		if conf.WorkerChoice == config.ByCPU {
+			choice = reuseport.ByCPU
+		}
+		var fds []int
+		for _, sock := range sockets[conf.Name] {
+			fds = append(fds, sock.fd)
+		}
+		if err := s.listener(conf.Name).group.Fill(slot, choice, fds); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// empty makes a slot give nothing any more.
+func (s *steering) empty(slot uint8) {
+	for _, l := range s.listeners {
+		l.group.Empty(slot)
+	}
+}
+
+// shift is the store that moves new flows.
+func (s *steering) shift(to reuseport.Shift) { s.node.SetShift(reuseport.All, to) }
+
+// inSlot reports how many of the sockets are where they were put. A socket that
+// its generation has shut down is not.
+func (s *steering) inSlot(slot uint8, sockets map[string][]socket) (in, all int, err error) {
+	for name, workers := range sockets {
+		cookies, err := s.listener(name).group.Cookies(slot)
+		if err != nil {
+			return 0, 0, err
+		}
+		for w, sock := range workers {
+			all++
+			if w < len(cookies) && cookies[w] == sock.cookie {
+				in++
+			}
+		}
+	}
+	return in, all, nil
+}
+
+// waiting reads what is queued on some listening sockets, in all.
+func (s *steering) waiting(sockets map[string][]socket) (QueueLengths, error) {
+	var cookies []uint64
+	for _, workers := range sockets {
+		for _, sock := range workers {
+			cookies = append(cookies, sock.cookie)
+		}
+	}
+	s.queuesMu.Lock()
+	defer s.queuesMu.Unlock()
+	found, err := s.queues.Read(cookies)
+	if err != nil {
+		return QueueLengths{}, err
+	}
+	var sum QueueLengths
+	for _, q := range found {
+		sum.HalfOpen += q.HalfOpen
+		sum.ToAccept += q.ToAccept
+	}
+	return sum, nil
+}
+
+// emptySinks hands what waits in sinks to the current generation.
+func (s *steering) emptySinks() error {
+	var errs []error
+	for _, l := range s.listeners {
+		q, err := s.waiting(map[string][]socket{l.name: {l.currentSink()}})
+		if err == nil && q != (QueueLengths{}) {
+			err = l.renewSink()
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// counts sums one slot's counters over all listeners.
+func (s *steering) counts(slot int) (sum reuseport.Counts, err error) {
+	for _, l := range s.listeners {
+		c, err := l.group.Counters(slot)
+		if err != nil {
+			return sum, err
+		}
+		for r := range c {
+			sum[r] += c[r]
+		}
+	}
+	return sum, nil
+}
+
+// known reports whether a listening socket is one of our sinks.
+func (s *steering) known(cookie uint64) bool {
+	for _, l := range s.listeners {
+		if l.currentSink().cookie == cookie {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *steering) close() error {
+	var errs []error
+	for _, l := range s.listeners {
+		l.closeSink()
+		errs = append(errs, l.group.Close())
+	}
+	if s.queues != nil {
+		errs = append(errs, s.queues.Close())
+	}
+	if s.node != nil {
+		errs = append(errs, s.node.Unpin(), s.node.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// probeAddress is where a probe connects to reach a listener: its own address,
+// or loopback where it listens on all of them.
+func probeAddress(l config.Listener) netip.AddrPort {
+	addr := l.AddrPort()
+	switch {
+	case !addr.Addr().IsUnspecified():
+		return addr
+	case addr.Addr().Is4():
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), addr.Port())
+	default:
+		return netip.AddrPortFrom(netip.IPv6Loopback(), addr.Port())
+	}
+}
+
+// instanceName names pins and cgroups after a runtime directory. The BPF file
+// system allows no dots; the hash keeps /run/a-b and /run/a.b apart.
+func instanceName(runtimeDir string) string {
+	dir := filepath.Clean(runtimeDir)
+	sum := sha256.Sum256([]byte(dir))
+	readable := strings.Map(func(r rune) rune {
+		if 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' {
+			return r
+		}
+		return '-'
+	}, strings.Trim(dir, "/"))
+	return fmt.Sprintf("%.40s-%x", readable, sum[:4])
+}

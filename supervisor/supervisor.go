@@ -1,0 +1,421 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/baton-mesh/baton/bpf/reuseport"
+	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/notify"
+)
+
+// Options say what a supervisor runs. Only Config is needed.
+type Options struct {
+	// Config is the first generation's configuration, and the supervisor's own.
+	Config *config.Config
+	// ConfigPath is the file that a release without a file of its own reads.
+	// Empty means that such a release runs Config again.
+	ConfigPath string
+	// Log defaults to one that discards.
+	Log *slog.Logger
+	// Tracer gets one trace a release. Defaults to one that records nothing.
+	Tracer trace.Tracer
+	// Version is shown in the status.
+	Version string
+	// Serving, if set, is called once, when the first generation serves.
+	Serving func()
+}
+
+// Supervisor runs generations. Make it with [New]; [Supervisor.Run] does the work.
+type Supervisor struct {
+	opts     Options
+	config   *config.Config
+	log      *slog.Logger
+	tracer   trace.Tracer
+	lock     *os.File
+	file     stateFile
+	notify   *notify.Socket
+	steering *steering
+	cgroups  string // base directory; empty where there is no cgroup2
+
+	wake    chan struct{} // one token: there may be work for the release loop
+	abandon chan struct{} // closed when what an earlier supervisor left is left once more
+	work    sync.WaitGroup
+
+	mu          sync.Mutex
+	state       state // as it is in the file
+	generations []*generation
+	slots       [reuseport.Slots]*generation
+	nextSlot    int
+	shift       shiftInForce
+	running     *release
+	waiting     *release
+	crash       *recipe // to be started again: the current generation died
+	crashes     int     // in a row
+	pauseOver   bool    // the pause before the next attempt has passed
+	kept        *recipe // what the generation before the current one ran
+	history     []Result
+	outcomes    map[Outcome]uint64
+	stopping    bool
+}
+
+// shiftInForce is what the kernel was last told.
+type shiftInForce struct {
+	current, other *generation // nil: none
+	weight         float64     // other's share of new flows
+	salt           uint32
+}
+
+// keptResults bounds the history of releases in memory.
+const keptResults = 256
+
+// New takes the runtime directory, makes the listeners' groups and sinks, and
+// finds what an earlier supervisor has left running. From here on clients can
+// connect; they wait for the first generation.
+func New(o Options) (_ *Supervisor, err error) {
+	s := &Supervisor{
+		opts: o, config: o.Config, log: o.Log, tracer: o.Tracer,
+		outcomes: map[Outcome]uint64{},
+		wake:     make(chan struct{}, 1), abandon: make(chan struct{}),
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.tracer == nil {
+		s.tracer = noop.NewTracerProvider().Tracer("")
+	}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	dir := s.config.RuntimeDir
+	if s.lock, err = lockRuntimeDir(dir); err != nil {
+		return nil, err
+	}
+	s.file = stateFile{filepath.Join(dir, "state.json")}
+	if s.state, err = s.file.load(); err != nil {
+		return nil, err
+	}
+	if err := s.file.save(s.state); err != nil {
+		return nil, fmt.Errorf("runtime_dir: %w", err)
+	}
+	if s.notify, err = notify.Listen(filepath.Join(dir, "notify")); err != nil {
+		return nil, fmt.Errorf("notify socket: %w", err)
+	}
+	instance := instanceName(dir)
+	if s.cgroups, err = cgroupBase(instance); err != nil {
+		s.log.Warn("no cgroups: READY=1 is believed from a generation's main process alone", "reason", err)
+	}
+	s.findLeftovers()
+	if err := s.refuseStrangers(); err != nil {
+		return nil, err
+	}
+	pins, err := pinDir(instance)
+	if err != nil {
+		s.log.Warn("nothing is pinned: the tables cannot be inspected from outside", "reason", err)
+		pins = ""
+	}
+	if s.steering, err = openSteering(s.config.Listeners, pins); err != nil {
+		return nil, fmt.Errorf("steering: %w (`baton doctor` says what this machine lacks)", err)
+	}
+	return s, nil
+}
+
+// findLeftovers takes over what a supervisor that died has left: processes that
+// still serve from sockets of their own. They are drained as soon as a
+// generation of ours serves.
+func (s *Supervisor) findLeftovers() {
+	if s.state.Boot != bootID() {
+		s.state.Generations = nil
+		s.state.Boot = bootID()
+	}
+	for _, left := range s.state.Generations {
+		g, err := openLeftover(left)
+		if err != nil {
+			continue // it has ended meanwhile
+		}
+		s.log.Warn("an earlier supervisor left a generation running: it will be drained", "generation", g.id, "pid", left.PID)
+		s.generations = append(s.generations, g)
+		s.work.Go(func() { s.watch(g) })
+	}
+}
+
+// Run starts the first generation and then serves requests until ctx ends;
+// then it drains and returns. A value on hurry ends the waiting: what is left
+// is closed and killed. When Run returns, everything it started has ended. Its
+// error says why the first generation did not serve.
+func (s *Supervisor) Run(ctx context.Context, hurry <-chan struct{}) error {
+	defer s.close()
+	s.work.Go(s.hear)
+
+	first, err := s.enqueue("start", Request{}, nil)
+	if err != nil {
+		return err
+	}
+	loop, stop := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer stop(nil)
+	var releases sync.WaitGroup
+	releases.Go(func() { s.releases(loop) })
+	defer releases.Wait()
+
+	select {
+	case <-ctx.Done():
+	case <-first.done:
+		if first.result.Outcome != Passed {
+			stop(errStopping)
+			s.abandonLeftovers()
+			s.shutdown(0, closed)
+			return fmt.Errorf("the first generation does not serve: %s", first.result.Reason)
+		}
+		if s.opts.Serving != nil {
+			s.opts.Serving()
+		}
+		<-ctx.Done()
+	}
+	s.log.Info("stopping", "lead", s.config.Shutdown.Lead)
+	s.mu.Lock()
+	s.stopping = true
+	s.mu.Unlock()
+	select {
+	case <-time.After(s.config.Shutdown.Lead):
+	case <-hurry:
+		hurry = closed
+	}
+	stop(errStopping)
+	releases.Wait()
+	s.shutdown(s.config.Release.DrainTimeout, hurry)
+	return nil
+}
+
+var (
+	errStopping = errors.New("the supervisor is stopping")
+
+	closed = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
+)
+
+// shutdown ends every generation, within the time given or at once.
+func (s *Supervisor) shutdown(timeout time.Duration, hurry <-chan struct{}) {
+	// The sinks first, so that a client that comes now is refused and does not
+	// wait for nobody.
+	for _, l := range s.steering.listeners {
+		l.closeSink()
+	}
+	s.mu.Lock()
+	s.stopping = true
+	live := append([]*generation(nil), s.generations...)
+	s.mu.Unlock()
+
+	var all sync.WaitGroup
+	for _, g := range live {
+		all.Go(func() { s.stop(g, timeout) })
+	}
+	ended := make(chan struct{})
+	go func() { all.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-hurry:
+		for _, g := range live {
+			g.squeeze()
+		}
+		<-ended
+	}
+	s.notify.Close() // ends hear
+	s.work.Wait()
+}
+
+// abandonLeftovers gives the flows back to the generations of an earlier
+// supervisor: ours does not come up, theirs still serve.
+func (s *Supervisor) abandonLeftovers() {
+	close(s.abandon)
+	s.mu.Lock()
+	before := len(s.generations)
+	s.generations = slices.DeleteFunc(s.generations, (*generation).leftover)
+	s.mu.Unlock()
+	if before > 0 {
+		s.steering.detach()
+	}
+}
+
+// close gives back what New took.
+func (s *Supervisor) close() {
+	for _, r := range []*recipe{s.kept, s.crash} {
+		if r != nil {
+			r.binary.Close()
+		}
+	}
+	if s.notify != nil {
+		s.notify.Close()
+	}
+	if s.steering != nil {
+		s.steering.close()
+	}
+	if s.cgroups != "" {
+		os.Remove(s.cgroups)
+	}
+	if s.lock != nil {
+		s.lock.Close()
+	}
+}
+
+// hear takes what generations say.
+func (s *Supervisor) hear() {
+	for {
+		m, err := s.notify.Receive()
+		if err != nil {
+			if !isClosed(err) {
+				s.log.Error("the notify socket failed", "error", err)
+			}
+			return
+		}
+		g := s.sender(m)
+		if g == nil {
+			s.log.Warn("a stranger sent a notification; ignored", "pid", m.PID, "fields", m.Fields)
+			continue
+		}
+		s.heard(g, m.Fields)
+	}
+}
+
+// sender finds the generation that a message comes from: its main process, or
+// any process of its cgroup.
+func (s *Supervisor) sender(m notify.Message) *generation {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range s.generations {
+		if g.process.PID == m.PID || g.cgroup != nil && m.CgroupID != 0 && g.cgroup.number == m.CgroupID {
+			return g
+		}
+	}
+	return nil
+}
+
+// persist writes the state file. s.mu is held.
+func (s *Supervisor) persist() error {
+	s.state.Generations = s.state.Generations[:0]
+	for _, g := range s.generations {
+		s.state.Generations = append(s.state.Generations, stateGeneration{g.id, g.process.PID, g.startTime})
+	}
+	return s.file.save(s.state)
+}
+
+// applyShift tells the kernel. s.mu is held. With nobody at all the word stays:
+// its slots are empty, so new flows wait in the sink.
+func (s *Supervisor) applyShift() {
+	f := &s.shift
+	if f.current == nil {
+		f.current, f.other, f.weight = f.other, nil, 0
+	}
+	if f.current == nil {
+		return
+	}
+	word := reuseport.Shift{Current: f.current.slot, Other: f.current.slot, Salt: f.salt}
+	if f.other != nil {
+		word.Other = f.other.slot
+		word.Weight = uint16(min(f.weight*65536+0.5, 65535))
+	}
+	s.steering.shift(word)
+}
+
+func newSalt() uint32 { return rand.Uint32() | 1 } // 0 would read as not set
+
+// Status tells where everything stands.
+func (s *Supervisor) Status() Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := Status{
+		State: "waiting", Version: s.opts.Version, PID: os.Getpid(),
+		Node: s.config.Node.Name, ServerID: s.config.Node.ServerID, Steering: "bpf",
+		Generations: []GenerationStatus{},
+	}
+	switch {
+	case s.stopping:
+		st.State = "stopping"
+	case s.shift.current != nil:
+		st.State = "serving"
+	case len(s.history) == 0:
+		st.State = "starting"
+	}
+	if g := s.shift.current; g != nil {
+		st.Current = g.id
+	}
+	for _, g := range s.generations {
+		st.Generations = append(st.Generations, g.status())
+	}
+	if r := s.running; r != nil {
+		st.Release = &ReleaseStatus{ID: r.result.ID, Stage: r.stage, Generation: r.result.Generation}
+		switch {
+		case r.candidate == nil:
+		case s.shift.current == r.candidate:
+			st.Release.Weight = 1
+		case s.shift.other == r.candidate:
+			st.Release.Weight = s.shift.weight
+		}
+	}
+	if s.waiting != nil {
+		st.Waiting = s.waiting.result.ID
+	}
+	if n := len(s.history); n > 0 {
+		st.Last = &s.history[n-1]
+	}
+	for _, l := range s.steering.listeners {
+		st.Listeners = append(st.Listeners, ListenerStatus{Name: l.name, Address: l.address, Protocol: string(l.protocol), Runs: l.runs()})
+	}
+	return st
+}
+
+// runs reads a listener's counters; slots that never got anything are left out.
+func (l *listener) runs() []SlotRuns {
+	var all []SlotRuns
+	for slot := range reuseport.Slots + 1 {
+		counts, err := l.group.Counters(slot)
+		if err != nil || counts == (reuseport.Counts{}) {
+			continue
+		}
+		runs := SlotRuns{Slot: slot, Reasons: map[string]uint64{}}
+		if slot == reuseport.NoSlot {
+			runs.Slot = -1
+		}
+		for r, n := range counts {
+			if n > 0 {
+				runs.Reasons[reuseport.Reason(r).String()] = n
+			}
+		}
+		all = append(all, runs)
+	}
+	return all
+}
+
+// Ready reports whether the balancer outside may send flows: a generation
+// serves, and the supervisor is not about to stop.
+func (s *Supervisor) Ready() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.stopping && s.shift.current != nil
+}
+
+// Outcomes counts all releases that have ended.
+func (s *Supervisor) Outcomes() map[Outcome]uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.outcomes)
+}
+
+// Results are the releases that have ended, oldest first, as far as kept.
+func (s *Supervisor) Results() []Result {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]Result(nil), s.history...)
+}

@@ -1,0 +1,206 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/proxy/contract"
+	"github.com/baton-mesh/baton/supervisor/ports"
+	"github.com/baton-mesh/baton/supervisor/spawn"
+)
+
+// checkTimeout bounds a generation's check of its own configuration.
+const checkTimeout = 30 * time.Second
+
+// validate finds every mistake that can be found before anything is started.
+func (s *Supervisor) validate(ctx context.Context, r *release) error {
+	if r.recipe == nil {
+		what, err := s.prepare(r.request)
+		if err != nil {
+			return err
+		}
+		r.recipe = what
+	}
+	if err := s.sameListeners(r.recipe.config); err != nil {
+		return err
+	}
+	if err := s.refuseStrangers(); err != nil {
+		return err
+	}
+	return s.checkByItself(ctx, r.recipe)
+}
+
+// prepare loads the configuration and opens the binary, once.
+func (s *Supervisor) prepare(req Request) (*recipe, error) {
+	c, path := s.config, req.ConfigPath
+	if path == "" {
+		path = s.opts.ConfigPath
+	}
+	if path != "" {
+		loaded, err := config.Load(path)
+		if err != nil {
+			return nil, err
+		}
+		c = loaded
+	} else {
+		path = "(built in)"
+	}
+	account, err := spawn.LookUpAccount(c.Proxy.User)
+	if err != nil {
+		return nil, err
+	}
+	name := c.Proxy.Command[0]
+	if req.Binary != "" {
+		name = req.Binary
+	}
+	binary, err := spawn.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("binary: %w", err)
+	}
+	return &recipe{config: c, configPath: path, binary: binary, account: account}, nil
+}
+
+// sameListeners refuses what a release cannot change: the addresses are those
+// of the groups that the supervisor made when it started.
+func (s *Supervisor) sameListeners(c *config.Config) error {
+	var problems []string
+	for _, have := range s.config.Listeners {
+		i := slices.IndexFunc(c.Listeners, func(l config.Listener) bool { return l.Name == have.Name })
+		switch {
+		case i < 0:
+			problems = append(problems, fmt.Sprintf("listener %s would be removed", have.Name))
+		case c.Listeners[i].Address != have.Address || c.Listeners[i].DualStack != have.DualStack:
+			problems = append(problems, fmt.Sprintf("listener %s would move from %s to %s", have.Name, have.Address, c.Listeners[i].Address))
+		}
+	}
+	for _, want := range c.Listeners {
+		if s.steering.listener(want.Name) == nil {
+			problems = append(problems, fmt.Sprintf("listener %s would be added", want.Name))
+		}
+	}
+	if c.RuntimeDir != s.config.RuntimeDir || c.Node != s.config.Node || c.Admin != s.config.Admin {
+		problems = append(problems, "node, runtime_dir or admin would change")
+	}
+	if len(problems) > 0 {
+		return fmt.Errorf("%s: that needs a restart of the supervisor", strings.Join(problems, "; "))
+	}
+	return nil
+}
+
+// refuseStrangers looks for sockets of others that overlap our listeners: a
+// more specific one would take flows silently, and one in our own group would
+// get them if the group ever lost its program.
+func (s *Supervisor) refuseStrangers() error {
+	ours := map[uint64]bool{}
+	leftovers := map[int]bool{}
+	s.mu.Lock()
+	for _, g := range s.generations {
+		leftovers[g.process.PID] = g.leftover()
+		for _, workers := range g.sockets {
+			for _, sock := range workers {
+				ours[sock.cookie] = true
+			}
+		}
+	}
+	s.mu.Unlock()
+
+	var problems []error
+	for _, l := range s.config.Listeners {
+		strangers, err := ports.Strangers(l.AddrPort(), l.DualStack, func(cookie uint64) bool {
+			return ours[cookie] || s.steering != nil && s.steering.known(cookie)
+		})
+		if err != nil {
+			return fmt.Errorf("look for others on %s: %w", l.Address, err)
+		}
+		for _, h := range strangers {
+			if slices.ContainsFunc(h.Processes, func(p ports.Process) bool { return leftovers[p.PID] || s.isOurs(p.PID) }) {
+				continue
+			}
+			who := "a process that /proc does not show"
+			if len(h.Processes) > 0 {
+				who = fmt.Sprintf("%s (pid %d)", h.Processes[0].Comm, h.Processes[0].PID)
+			}
+			problems = append(problems, fmt.Errorf("listener %s on %s: %s listens on %s: end it, or choose another address", l.Name, l.Address, who, h.Address))
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// isOurs reports whether a process is this one or a generation: a child of a
+// generation may hold its sockets too.
+func (s *Supervisor) isOurs(pid int) bool {
+	if pid == os.Getpid() {
+		return true
+	}
+	if s.cgroups == "" {
+		return false
+	}
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	return err == nil && strings.Contains(string(data), "/baton-"+instanceName(s.config.RuntimeDir)+"/gen-")
+}
+
+// checkByItself lets the binary check the configuration, as the user it will
+// run as. Servers that do not speak Baton's part of the contract have no such
+// command.
+func (s *Supervisor) checkByItself(ctx context.Context, what *recipe) error {
+	if !what.config.Proxy.Baton {
+		return nil
+	}
+	fd, err := configFD(what.config)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	said, err := spawn.Run(ctx, spawn.Options{
+		Binary: what.binary, Args: []string{"check"}, Account: what.account,
+		Env:   append(inheritedEnv(), fmt.Sprintf("%s=%d", contract.EnvConfigFD, contract.FirstFD)),
+		Files: []int{fd},
+	})
+	if err == nil {
+		return nil
+	}
+	if said = strings.TrimSpace(said); said != "" {
+		return fmt.Errorf("%s check: %w: %s", what.binary.Path, err, said)
+	}
+	return fmt.Errorf("%s check: %w", what.binary.Path, err)
+}
+
+// configFD writes the resolved configuration to a sealed memfd: what the
+// generation reads is what was checked, and nobody can change it.
+func configFD(c *config.Config) (int, error) {
+	data, err := c.Marshal()
+	if err != nil {
+		return -1, fmt.Errorf("write the configuration: %w", err)
+	}
+	fd, err := unix.MemfdCreate("baton-config", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return -1, fmt.Errorf("make a memfd: %w", err)
+	}
+	for len(data) > 0 && err == nil {
+		var n int
+		n, err = unix.Write(fd, data)
+		data = data[max(n, 0):]
+	}
+	if err == nil {
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_WRITE|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL)
+	}
+	if err == nil {
+		// The reader starts where the writer's offset stands.
+		_, err = unix.Seek(fd, 0, 0)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("fill the configuration's memfd: %w", err)
+	}
+	return fd, nil
+}
