@@ -1,8 +1,10 @@
 package supervisor
 
 import (
+	"bytes"
 	"fmt"
 	"os"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -10,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/cgroup"
 	"github.com/baton-mesh/baton/supervisor/spawn"
 )
 
@@ -54,7 +57,7 @@ type generation struct {
 	process   *spawn.Process
 	startTime uint64 // of the process, in clock ticks since boot (proc_pid_stat(5))
 	started   time.Time
-	cgroup    *cgroup // nil where there is no cgroup2
+	cgroup    *cgroup.Group // nil where there is no cgroup2
 
 	ready      chan struct{} // closed at READY=1
 	readyOnce  sync.Once
@@ -98,7 +101,7 @@ func (g *generation) squeeze() { g.squeezeMe.Do(func() { close(g.squeezed) }) }
 func (g *generation) kill() {
 	g.process.Signal(syscall.SIGKILL)
 	if g.cgroup != nil {
-		g.cgroup.kill()
+		g.cgroup.Kill()
 	}
 }
 
@@ -149,4 +152,15 @@ func startTimeOf(pid int) (uint64, error) {
 		return 0, err
 	}
 	return parseStartTime(data)
+}
+
+// parseStartTime takes field 22 of /proc/PID/stat. The second field, in
+// parentheses, may hold anything, so the count starts behind the last one.
+func parseStartTime(stat []byte) (uint64, error) {
+	_, rest, ok := bytes.Cut(stat[max(0, bytes.LastIndexByte(stat, ')')):], []byte(") "))
+	fields := bytes.Fields(rest)
+	if !ok || len(fields) < 20 {
+		return 0, fmt.Errorf("%q is not what /proc/PID/stat holds", stat)
+	}
+	return strconv.ParseUint(string(fields[19]), 10, 64)
 }

@@ -16,6 +16,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/baton-mesh/baton/bpf/reuseport"
@@ -25,6 +26,8 @@ import (
 const (
 	// probesEach is how many connections each listener of the candidate gets.
 	probesEach = 2
+	// probesAtOnce bounds the listeners that are probed at the same time.
+	probesAtOnce = 64
 	// probeTimeout bounds one of them.
 	probeTimeout = 5 * time.Second
 	// probeStays is how long a stream without a protocol of its own must stay
@@ -36,29 +39,46 @@ const (
 // steering program sends to the candidate alone, and believes the kernel's
 // counters, not the answer, on who was reached.
 func (s *Supervisor) probe(ctx context.Context, r *release) error {
+	probes, ctx := errgroup.WithContext(ctx)
+	probes.SetLimit(probesAtOnce)
 	for _, conf := range r.recipe.config.Listeners {
-		group := s.steering.listener(conf.Name).group
-		before, err := group.Counters(int(r.candidate.slot))
-		if err != nil {
-			return err
-		}
-		for range probesEach {
-			if err := s.probeOnce(ctx, r.candidate, conf); err != nil {
+		probes.Go(func() error {
+			if err := s.probeListener(ctx, r.candidate, conf); err != nil {
 				return fmt.Errorf("listener %s: %w", conf.Name, err)
 			}
-		}
-		if err := s.accepted(ctx, r.candidate); err != nil {
-			return fmt.Errorf("listener %s: %w", conf.Name, err)
-		}
-		after, err := group.Counters(int(r.candidate.slot))
-		if err != nil {
-			return err
-		}
-		if n := after[reuseport.Probe] - before[reuseport.Probe]; n < probesEach {
-			return fmt.Errorf("listener %s: %d of %d probes reached the candidate", conf.Name, n, probesEach)
-		}
+			return nil
+		})
+	}
+	if err := probes.Wait(); err != nil {
+		return err
+	}
+	if err := s.accepted(ctx, r.candidate); err != nil {
+		return err
 	}
 	r.result.Evidence = append(r.result.Evidence, fmt.Sprintf("%d probes answered on %d listeners", probesEach*len(r.recipe.config.Listeners), len(r.recipe.config.Listeners)))
+	return nil
+}
+
+func (s *Supervisor) probeListener(ctx context.Context, g *generation, l config.Listener) error {
+	group := s.steering.listener(l.Name).group
+	before, err := group.Counters(int(g.slot))
+	if err != nil {
+		return err
+	}
+	each, ctx := errgroup.WithContext(ctx)
+	for range probesEach {
+		each.Go(func() error { return s.probeOnce(ctx, g, l) })
+	}
+	if err := each.Wait(); err != nil {
+		return err
+	}
+	after, err := group.Counters(int(g.slot))
+	if err != nil {
+		return err
+	}
+	if n := after[reuseport.Probe] - before[reuseport.Probe]; n < probesEach {
+		return fmt.Errorf("%d of %d probes reached the candidate", n, probesEach)
+	}
 	return nil
 }
 

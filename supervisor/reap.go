@@ -108,7 +108,7 @@ func (s *Supervisor) removed(g *generation) {
 		g.recipe.binary.Close()
 	}
 	if g.cgroup != nil {
-		for !g.cgroup.remove() {
+		for !g.cgroup.Remove() {
 			time.Sleep(time.Millisecond)
 		}
 	}

@@ -120,8 +120,8 @@ func (s *Supervisor) baseline(g *generation) (b baseline, err error) {
 // watchCandidate lets the window of a step pass and returns an error as soon as
 // the candidate has failed.
 func (s *Supervisor) watchCandidate(ctx context.Context, r *release) error {
-	if r.request.NoVerify {
-		return s.holds(r)
+	if r.request.NoVerify || r.previous == nil {
+		return s.holds(r) // unwatched, or with nothing to go back to
 	}
 	window := time.NewTimer(r.recipe.config.Release.Verify.Window)
 	defer window.Stop()

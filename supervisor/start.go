@@ -102,15 +102,15 @@ func (s *Supervisor) fork(what *recipe) (_ *generation, err error) {
 			s.slots[g.slot] = nil
 			s.mu.Unlock()
 			if g.cgroup != nil {
-				g.cgroup.remove()
+				g.cgroup.Remove()
 			}
 		}
 	}()
 	if err := s.number(g); err != nil {
 		return nil, err
 	}
-	if s.cgroups != "" {
-		if g.cgroup, err = makeCgroup(s.cgroups, g.id); err != nil {
+	if s.cgroups != nil {
+		if g.cgroup, err = s.cgroups.Make(g.id); err != nil {
 			return nil, err
 		}
 	}
@@ -141,6 +141,7 @@ func (s *Supervisor) number(g *generation) error {
 		slot := s.nextSlot
 		s.nextSlot = (s.nextSlot + 1) % reuseport.Slots
 		if s.slots[slot] == nil {
+			s.slotsUsed = max(s.slotsUsed, slot+1)
 			g.slot, g.id = uint8(slot), s.state.NextGeneration
 			s.slots[slot] = g
 			s.state.NextGeneration++
@@ -183,7 +184,7 @@ func (s *Supervisor) spawn(g *generation) (*spawn.Process, error) {
 	}
 	o := spawn.Options{Binary: g.recipe.binary, Args: c.Proxy.Command[1:], Env: env, Account: g.recipe.account, Files: files}
 	if g.cgroup != nil {
-		o.Cgroup = g.cgroup.dir
+		o.Cgroup = g.cgroup.Dir
 	}
 	return spawn.Start(o)
 }

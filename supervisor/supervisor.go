@@ -18,6 +18,7 @@ import (
 
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/cgroup"
 	"github.com/baton-mesh/baton/supervisor/notify"
 )
 
@@ -48,7 +49,7 @@ type Supervisor struct {
 	file     stateFile
 	notify   *notify.Socket
 	steering *steering
-	cgroups  string // base directory; empty where there is no cgroup2
+	cgroups  *cgroup.Base // nil where there is no cgroup2
 
 	wake    chan struct{} // one token: there may be work for the release loop
 	abandon chan struct{} // closed when what an earlier supervisor left is left once more
@@ -59,6 +60,7 @@ type Supervisor struct {
 	generations []*generation
 	slots       [reuseport.Slots]*generation
 	nextSlot    int
+	slotsUsed   int // slots 0 to slotsUsed-1 have been used
 	shift       shiftInForce
 	running     *release
 	waiting     *release
@@ -116,7 +118,7 @@ func New(o Options) (_ *Supervisor, err error) {
 		return nil, fmt.Errorf("notify socket: %w", err)
 	}
 	instance := instanceName(dir)
-	if s.cgroups, err = cgroupBase(instance); err != nil {
+	if s.cgroups, err = cgroup.MakeBase("baton-" + instance); err != nil {
 		s.log.Warn("no cgroups: READY=1 is believed from a generation's main process alone", "reason", err)
 	}
 	s.findLeftovers()
@@ -262,8 +264,8 @@ func (s *Supervisor) close() {
 	if s.steering != nil {
 		s.steering.close()
 	}
-	if s.cgroups != "" {
-		os.Remove(s.cgroups)
+	if s.cgroups != nil {
+		s.cgroups.Remove()
 	}
 	if s.lock != nil {
 		s.lock.Close()
@@ -295,7 +297,7 @@ func (s *Supervisor) sender(m notify.Message) *generation {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, g := range s.generations {
-		if g.process.PID == m.PID || g.cgroup != nil && m.CgroupID != 0 && g.cgroup.number == m.CgroupID {
+		if g.process.PID == m.PID || g.cgroup != nil && m.CgroupID != 0 && g.cgroup.Number == m.CgroupID {
 			return g
 		}
 	}
@@ -371,15 +373,19 @@ func (s *Supervisor) Status() Status {
 		st.Last = &s.history[n-1]
 	}
 	for _, l := range s.steering.listeners {
-		st.Listeners = append(st.Listeners, ListenerStatus{Name: l.name, Address: l.address, Protocol: string(l.protocol), Runs: l.runs()})
+		st.Listeners = append(st.Listeners, ListenerStatus{Name: l.name, Address: l.address, Protocol: string(l.protocol), Runs: l.runs(s.slotsUsed)})
 	}
 	return st
 }
 
-// runs reads a listener's counters; slots that never got anything are left out.
-func (l *listener) runs() []SlotRuns {
+// runs reads a listener's counters of the first slots, as many as have ever
+// been used, and of none; those that are zero are left out.
+func (l *listener) runs(slots int) []SlotRuns {
 	var all []SlotRuns
 	for slot := range reuseport.Slots + 1 {
+		if slot >= slots && slot != reuseport.NoSlot {
+			continue
+		}
 		counts, err := l.group.Counters(slot)
 		if err != nil || counts == (reuseport.Counts{}) {
 			continue

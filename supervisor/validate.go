@@ -137,14 +137,7 @@ func (s *Supervisor) refuseStrangers() error {
 // isOurs reports whether a process is this one or a generation: a child of a
 // generation may hold its sockets too.
 func (s *Supervisor) isOurs(pid int) bool {
-	if pid == os.Getpid() {
-		return true
-	}
-	if s.cgroups == "" {
-		return false
-	}
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
-	return err == nil && strings.Contains(string(data), "/baton-"+instanceName(s.config.RuntimeDir)+"/gen-")
+	return pid == os.Getpid() || s.cgroups != nil && s.cgroups.Has(pid)
 }
 
 // checkByItself lets the binary check the configuration, as the user it will

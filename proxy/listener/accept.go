@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -17,7 +18,7 @@ const (
 	// acceptPause is how long to wait after an accept that failed for lack of
 	// descriptors. The connection stays in the queue meanwhile.
 	acceptPause = 10 * time.Millisecond
-	// lastAccept is how long the last accept may find the queue empty.
+	// lastAccept bounds an accept of what the kernel has said is queued.
 	lastAccept = 10 * time.Millisecond
 )
 
@@ -89,36 +90,41 @@ func (a *acceptor) Accept() (net.Conn, error) {
 	s := a.server
 	for {
 		release := s.takeSlot()
-		if s.stopping() {
-			// A deadline in the past would fail the accept without looking at the queue.
-			a.SetDeadline(time.Now().Add(lastAccept))
-		}
-		tcp, err := a.AcceptTCP()
+		conn, err := a.acceptOne()
 		if err == nil {
 			state := New
 			if s.cfg.Protocol == config.TCP {
 				state = TCP
 			}
-			return s.registry.add(tcp, state, release), nil
+			return s.registry.add(conn, state, release), nil
 		}
 		if release != nil {
 			release()
 		}
-		switch {
-		case errors.Is(err, net.ErrClosed):
+		if errors.Is(err, net.ErrClosed) {
 			return nil, net.ErrClosed
-		case !s.stopping():
-			s.log.Warn("accept", "err", err)
-			select {
-			case <-time.After(acceptPause):
-			case <-s.stop:
-			}
-		case !a.queued():
-			// The deadline alone proves nothing: it may have passed before the accept began.
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			continue // woken, to look again whether to stop
+		}
+		s.log.Warn("accept", "err", err)
+		time.Sleep(acceptPause)
+	}
+}
+
+// acceptOne waits for a connection, but when the server is stopping it only
+// takes what is queued: the first time it finds nothing it closes the socket.
+func (a *acceptor) acceptOne() (*net.TCPConn, error) {
+	if a.server.stopping() {
+		if !a.queued() {
 			a.Close()
 			return nil, net.ErrClosed
 		}
+		// The deadline that woke us would fail the accept without a look at the
+		// queue. This one is for a client that is gone by then.
+		a.SetDeadline(time.Now().Add(lastAccept))
 	}
+	return a.AcceptTCP()
 }
 
 // takeSlot waits for room below max_connections and returns what gives it back.

@@ -93,9 +93,9 @@ func TestResultDecodes(t *testing.T) {
 func TestServingIsWhoeverGetsAllNewFlows(t *testing.T) {
 	for text, want := range map[string]int{
 		`{"current":1}`: 1,
-		`{"current":1,"release":{"stage":"start","generation":2}}`:              1,
+		`{"current":1,"release":{"stage":"start","generation":2}}`:               1,
 		`{"current":1,"release":{"stage":"verify","generation":2,"weight":0.5}}`: 0,
-		`{"current":1,"release":{"stage":"verify","generation":2,"weight":1}}`:  2,
+		`{"current":1,"release":{"stage":"verify","generation":2,"weight":1}}`:   2,
 	} {
 		var s Status
 		if err := json.Unmarshal([]byte(text), &s); err != nil {

@@ -106,20 +106,6 @@ func TestFindings(t *testing.T) {
 	}
 }
 
-func TestCgroup2Path(t *testing.T) {
-	for _, test := range []struct{ name, mountinfo, cgroup, want string }{
-		{"alone", "30 24 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate", "0::/system.slice/baton.service", "/sys/fs/cgroup/system.slice/baton.service"},
-		{"beside version 1", "29 24 0:25 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n30 24 0:26 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw", "4:memory:/x\n0::/a", "/sys/fs/cgroup/unified/a"},
-		{"part of it, in a container", "30 24 0:26 /docker/1 /sys/fs/cgroup rw - cgroup2 cgroup2 rw", "0::/docker/1/a", "/sys/fs/cgroup/a"},
-		{"root", "30 24 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw", "0::/", "/sys/fs/cgroup"},
-	} {
-		mount, root := cgroup2Mount(test.mountinfo)
-		if got := cgroup2Path(mount, root, test.cgroup); got != test.want {
-			t.Errorf("%s: %q, want %q", test.name, got, test.want)
-		}
-	}
-}
-
 // Where no BPF file system is mounted, all depends on the right to mount one.
 func TestBPFFSThatIsNotMounted(t *testing.T) {
 	for caps, want := range map[string]Level{"000001ffffffffff": OK, "000001ffffdfffff": Fail} {

@@ -3,11 +3,12 @@ package doctor
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/supervisor/cgroup"
 )
 
 // examineCgroup looks for this process's cgroup in the version 2 hierarchy,
@@ -18,43 +19,18 @@ func examineCgroup(o Options) []Finding {
 	if err != nil {
 		return one(Fail, err.Error(), "mount /proc")
 	}
-	mount, root := cgroup2Mount(mounts)
-	if mount == "" {
-		return one(Warn, "no cgroup2 is mounted", "mount -t cgroup2 none /sys/fs/cgroup; "+use)
-	}
 	self, err := o.text("/proc/self/cgroup")
 	if err != nil {
 		return one(Warn, err.Error(), use)
 	}
-	dir := cgroup2Path(mount, root, self)
+	dir, err := cgroup.Own(mounts, self)
+	if err != nil {
+		return one(Warn, err.Error(), "mount -t cgroup2 none /sys/fs/cgroup; "+use)
+	}
 	if err := unix.Access(dir, unix.W_OK); err != nil {
 		return one(Warn, fmt.Sprintf("%s: %v", dir, err), "mount it read-write and delegate it (Delegate=yes); "+use)
 	}
 	return one(OK, dir+" is writable", "")
-}
-
-// cgroup2Mount finds the mount point of the version 2 hierarchy in mountinfo,
-// and which cgroup is shown there.
-func cgroup2Mount(mountinfo string) (mount, root string) {
-	for line := range strings.Lines(mountinfo) {
-		// 30 24 0:26 ROOT MOUNT options [optional…] - TYPE source superoptions
-		before, after, _ := strings.Cut(line, " - ")
-		fields, kind := strings.Fields(before), strings.Fields(after)
-		if len(fields) >= 5 && len(kind) > 0 && kind[0] == "cgroup2" {
-			return fields[4], fields[3]
-		}
-	}
-	return "", ""
-}
-
-// cgroup2Path is where the cgroup of a /proc/PID/cgroup lies under the mount.
-func cgroup2Path(mount, root, cgroups string) string {
-	for line := range strings.Lines(cgroups) {
-		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
-			return filepath.Join(mount, strings.TrimPrefix(path, strings.TrimSuffix(root, "/")))
-		}
-	}
-	return mount
 }
 
 // examineBPFFS looks where the steering program is pinned.
