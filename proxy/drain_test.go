@@ -99,6 +99,7 @@ func TestQueuedConnectionsAreAcceptedAtTheEnd(t *testing.T) {
 	first := dial(t, n.web)
 	first.get("/")
 	first.response()
+	eventually(t, "idle", func() bool { return n.Counts()[listener.Idle] == 1 })
 	const queued = 20
 	var waiting []*client
 	for range queued {

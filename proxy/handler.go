@@ -110,6 +110,11 @@ func (h *handler) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 // accept decides whether the request is served and by which upstream. If not,
 // it has answered, and returns nil.
 func (h *handler) accept(w *response, r *http.Request) *exchange {
+	if r.ContentLength != 0 {
+		// Without this the server reads the rest of the body before it lets a
+		// response begin, and one that comes early would wait for the client.
+		http.NewResponseController(w.ResponseWriter).EnableFullDuplex()
+	}
 	if r.Method == http.MethodConnect {
 		w.fail(failMethod)
 		return nil
@@ -130,11 +135,6 @@ func (h *handler) accept(w *response, r *http.Request) *exchange {
 			return nil
 		}
 		r.Body = http.MaxBytesReader(w.ResponseWriter, r.Body, limit)
-	}
-	if r.ContentLength != 0 {
-		// Without this the server reads the rest of the body before it lets a
-		// response begin, and a server that answers early would wait for ever.
-		http.NewResponseController(w.ResponseWriter).EnableFullDuplex()
 	}
 	ex := &exchange{route: route, upstream: u}
 	ex.body.ReadCloser = r.Body
@@ -169,11 +169,21 @@ func (roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	ex.endpoint = endpoint
+	if res.StatusCode == http.StatusSwitchingProtocols && !switchesAsAsked(req, res) {
+		// ReverseProxy would refuse it too, but leave the connection open.
+		res.Body.Close()
+		return nil, errors.New("upstream switched to a protocol that was not asked for")
+	}
 	if ex.deadline != nil && !ex.deadline.Stop() {
 		res.Body.Close()
 		return nil, errRouteTimeout
 	}
 	return res, nil
+}
+
+func switchesAsAsked(req *http.Request, res *http.Response) bool {
+	asked := req.Header.Get("Upgrade")
+	return asked != "" && strings.EqualFold(asked, res.Header.Get("Upgrade"))
 }
 
 // forwardFailed answers a request whose upstream has not answered.

@@ -12,6 +12,8 @@ func (h *handler) rewrite(r *httputil.ProxyRequest) {
 	out, in := r.Out.Header, r.In.Header
 	r.Out.URL.Scheme = "http"
 	r.Out.Host = r.In.Host
+	// The map that the server fills at the end of the body; Out has a copy from before.
+	r.Out.Trailer = r.In.Trailer
 
 	// What an upgrade to HTTP/2 carries would not pass through us, and a route
 	// could be left behind with it.

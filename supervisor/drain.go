@@ -25,7 +25,7 @@ func (s *Supervisor) retire(g *generation, timeout time.Duration) {
 	if g.stopping {
 		return
 	}
-	g.stopping, g.state = true, Draining
+	g.stopping, g.state, g.deadline = true, Draining, time.Now().Add(timeout)
 	s.work.Go(func() { s.stop(g, timeout) })
 }
 

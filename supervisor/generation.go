@@ -66,6 +66,7 @@ type generation struct {
 	squeezed   chan struct{}      // closed when its drain must end now
 	squeezeMe  sync.Once
 	socketOnce sync.Once
+	removeOnce sync.Once
 	sockets    map[string][]socket // our copies, until socketOnce closes them
 
 	// Guarded by Supervisor.mu.

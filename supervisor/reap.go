@@ -83,26 +83,12 @@ func (s *Supervisor) reap(g *generation) {
 	s.removed(g)
 }
 
-// removed takes a generation that has ended off the list and frees its slot.
-// Every one of its sockets is closed: nothing of it is in the tables.
-func (s *Supervisor) removed(g *generation) {
-	s.mu.Lock()
-	i := slices.Index(s.generations, g)
-	if i < 0 {
-		s.mu.Unlock()
-		return
-	}
-	s.generations = slices.Delete(s.generations, i, i+1)
-	g.state = Gone
-	if !g.leftover() {
-		s.slots[g.slot] = nil
-	}
-	if err := s.persist(); err != nil {
-		s.log.Error("write the state file", "error", err)
-	}
-	s.mu.Unlock()
+// removed forgets a generation that has ended, once: what it held is given
+// back, and its slot is free. Every one of its sockets is closed, so nothing
+// of it is in the tables.
+func (s *Supervisor) removed(g *generation) { g.removeOnce.Do(func() { s.remove(g) }) }
 
-	s.log.Info("generation ended", "generation", g.id, "exit", g.exit, "cut", g.cut, "idle_closed", g.idleClosed, "half_open_left", g.halfOpenLeft)
+func (s *Supervisor) remove(g *generation) {
 	g.process.Close()
 	if g.recipe != nil {
 		g.recipe.binary.Close()
@@ -112,6 +98,17 @@ func (s *Supervisor) removed(g *generation) {
 			time.Sleep(time.Millisecond)
 		}
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.generations = slices.DeleteFunc(s.generations, func(other *generation) bool { return other == g })
+	g.state = Gone
+	if !g.leftover() {
+		s.slots[g.slot] = nil
+	}
+	if err := s.persist(); err != nil {
+		s.log.Error("write the state file", "error", err)
+	}
+	s.log.Info("generation ended", "generation", g.id, "exit", g.exit, "cut", g.cut, "idle_closed", g.idleClosed, "half_open_left", g.halfOpenLeft)
 }
 
 // openLeftover finds a process that an earlier supervisor started.

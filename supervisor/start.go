@@ -114,6 +114,8 @@ func (s *Supervisor) fork(what *recipe) (_ *generation, err error) {
 			return nil, err
 		}
 	}
+	s.births.Lock()
+	defer s.births.Unlock()
 	if g.process, err = s.spawn(g); err != nil {
 		return nil, err
 	}

@@ -88,32 +88,51 @@ func openSteering(listeners []config.Listener, pins string) (_ *steering, err er
 func (l *listener) renewSink() error {
 	l.sinkMu.Lock()
 	defer l.sinkMu.Unlock()
-	s, err := bind(l.conf, true)
-	if err != nil {
-		return err
-	}
-	// Before listening, so that no packet is ever hashed over the members. And
-	// after, since joining a group that an earlier supervisor left alive takes
-	// that group's program along, and its tables.
-	err = l.group.Attach(s.fd)
-	if err == nil {
-		err = s.listen(l.conf.Backlog)
-	}
-	if err == nil {
-		err = l.group.Attach(s.fd)
-	}
-	if err == nil {
-		err = l.group.SetSink(s.fd)
+	first := l.sink.fd < 0
+	s, err := l.joinGroup(first)
+	if first && errors.Is(err, unix.EADDRINUSE) {
+		// The group exists: an earlier supervisor's generation lives. Its
+		// program steers until ours takes its place.
+		s, err = l.joinGroup(false)
 	}
 	if err != nil {
-		s.close()
 		return fmt.Errorf("sink of listener %s: %w", l.name, err)
 	}
-	if l.sink.fd >= 0 {
+	if err := l.group.SetSink(s.fd); err != nil {
+		s.close()
+		return err
+	}
+	if !first {
 		l.sink.close()
 	}
 	l.sink = s
 	return nil
+}
+
+// joinGroup makes a listening socket with the program on its group. The first of
+// a group gets the program before it listens, so that no packet is ever hashed
+// over the members. A later one must not: the kernel takes a socket that has a
+// program of its own for another group and answers EADDRINUSE
+// (inet_csk_bind_conflict, net/ipv4/inet_connection_sock.c).
+func (l *listener) joinGroup(first bool) (socket, error) {
+	s, err := bind(l.conf, true)
+	if err != nil {
+		return socket{}, err
+	}
+	if first {
+		err = l.group.Attach(s.fd)
+	}
+	if err == nil {
+		err = s.listen(l.conf.Backlog)
+	}
+	if err == nil && !first {
+		err = l.group.Attach(s.fd)
+	}
+	if err != nil {
+		s.close()
+		return socket{}, err
+	}
+	return s, nil
 }
 
 // detach leaves the groups to the kernel's hash, over the members that listen.

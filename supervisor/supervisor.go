@@ -55,6 +55,10 @@ type Supervisor struct {
 	abandon chan struct{} // closed when what an earlier supervisor left is left once more
 	work    sync.WaitGroup
 
+	// births is held while a process runs that is not among generations yet:
+	// it may already say READY=1.
+	births sync.Mutex
+
 	mu          sync.Mutex
 	state       state // as it is in the file
 	generations []*generation
@@ -294,6 +298,8 @@ func (s *Supervisor) hear() {
 // sender finds the generation that a message comes from: its main process, or
 // any process of its cgroup.
 func (s *Supervisor) sender(m notify.Message) *generation {
+	s.births.Lock()
+	defer s.births.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, g := range s.generations {

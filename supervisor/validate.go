@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -28,6 +31,9 @@ func (s *Supervisor) validate(ctx context.Context, r *release) error {
 			return err
 		}
 		r.recipe = what
+	}
+	if err := reachable(s.notify.Path(), r.recipe.account); err != nil {
+		return err
 	}
 	if err := s.sameListeners(r.recipe.config); err != nil {
 		return err
@@ -53,6 +59,11 @@ func (s *Supervisor) prepare(req Request) (*recipe, error) {
 	} else {
 		path = "(built in)"
 	}
+	return s.cook(c, path, req)
+}
+
+// cook makes a recipe of a configuration: the account looked up, the binary opened.
+func (s *Supervisor) cook(c *config.Config, path string, req Request) (*recipe, error) {
 	account, err := spawn.LookUpAccount(c.Proxy.User)
 	if err != nil {
 		return nil, err
@@ -66,6 +77,30 @@ func (s *Supervisor) prepare(req Request) (*recipe, error) {
 		return nil, fmt.Errorf("binary: %w", err)
 	}
 	return &recipe{config: c, configPath: path, binary: binary, account: account}, nil
+}
+
+// reachable reports the directory that keeps an account from the notify socket:
+// its generation would be up and never heard.
+func reachable(path string, account spawn.Account) error {
+	for dir := filepath.Dir(path); account.UID != 0; dir = filepath.Dir(dir) {
+		info, err := os.Stat(dir)
+		if err != nil {
+			return err
+		}
+		pass := fs.FileMode(0o001)
+		if st := info.Sys().(*syscall.Stat_t); int(st.Uid) == account.UID {
+			pass = 0o100
+		} else if int(st.Gid) == account.GID {
+			pass = 0o010
+		}
+		if info.Mode()&pass == 0 {
+			return fmt.Errorf("runtime_dir: user %d of proxy.user may not pass through %s to the notify socket: chmod o+x %s, or move runtime_dir", account.UID, dir, dir)
+		}
+		if dir == "/" {
+			break
+		}
+	}
+	return nil
 }
 
 // sameListeners refuses what a release cannot change: the addresses are those
@@ -121,7 +156,7 @@ func (s *Supervisor) refuseStrangers() error {
 			return fmt.Errorf("look for others on %s: %w", l.Address, err)
 		}
 		for _, h := range strangers {
-			if slices.ContainsFunc(h.Processes, func(p ports.Process) bool { return leftovers[p.PID] || s.isOurs(p.PID) }) {
+			if slices.ContainsFunc(h.Processes, func(p ports.Process) bool { return leftovers[p.PID] || s.cgroups != nil && s.cgroups.Has(p.PID) }) {
 				continue
 			}
 			who := "a process that /proc does not show"
@@ -132,12 +167,6 @@ func (s *Supervisor) refuseStrangers() error {
 		}
 	}
 	return errors.Join(problems...)
-}
-
-// isOurs reports whether a process is this one or a generation: a child of a
-// generation may hold its sockets too.
-func (s *Supervisor) isOurs(pid int) bool {
-	return pid == os.Getpid() || s.cgroups != nil && s.cgroups.Has(pid)
 }
 
 // checkByItself lets the binary check the configuration, as the user it will

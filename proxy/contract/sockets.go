@@ -17,8 +17,8 @@ import (
 //
 // It can be called once: the variables are removed from the environment and
 // the descriptors closed in favour of the listeners, so that no child inherits
-// either. Anything out of order is an error, and then every passed descriptor
-// is closed: half a set of sockets would lose the connections of the others.
+// either. Anything out of order is an error: half a set of sockets would lose
+// the connections of the others. The caller then exits, which closes the rest.
 func Sockets() (map[string][]net.Listener, error) {
 	pid, count, names := os.Getenv(EnvListenPID), os.Getenv(EnvListenFDs), os.Getenv(EnvListenFDNames)
 	for _, name := range []string{EnvListenPID, EnvListenFDs, EnvListenFDNames} {
@@ -35,29 +35,24 @@ func Sockets() (map[string][]net.Listener, error) {
 	if err != nil || n < 0 {
 		return nil, fmt.Errorf("%s is %q, not a number of descriptors", EnvListenFDs, count)
 	}
-	byName := strings.Split(names, ":")
 	if n == 0 {
 		return nil, nil
+	}
+	byName := strings.Split(names, ":")
+	if len(byName) != n {
+		return nil, fmt.Errorf("%s has %d names for %d descriptors", EnvListenFDNames, len(byName), n)
 	}
 
 	sockets := make(map[string][]net.Listener)
 	var errs []error
 	for i := range n {
 		fd := FirstFD + i
-		unix.CloseOnExec(fd)
-		if len(byName) != n {
-			unix.Close(fd)
-			continue
-		}
 		ln, err := listenerFrom(fd)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("descriptor %d (%s): %w", fd, byName[i], err))
 			continue
 		}
 		sockets[byName[i]] = append(sockets[byName[i]], ln)
-	}
-	if len(byName) != n {
-		errs = append(errs, fmt.Errorf("%s has %d names for %d descriptors", EnvListenFDNames, len(byName), n))
 	}
 	if err := errors.Join(errs...); err != nil {
 		for _, workers := range sockets {
@@ -70,20 +65,20 @@ func Sockets() (map[string][]net.Listener, error) {
 	return sockets, nil
 }
 
-// listenerFrom turns fd into a listener, and closes fd.
+// listenerFrom turns fd into a listener that owns a duplicate, and closes fd. What
+// is no listening socket it leaves alone: it may belong to the Go runtime.
 func listenerFrom(fd int) (net.Listener, error) {
 	// Asked first, since net.FileListener accepts any stream socket and the
 	// mistake would show at the first accept only.
 	listening, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
 	if err != nil {
-		unix.Close(fd)
 		return nil, fmt.Errorf("not a socket: %w", err)
 	}
-	f := os.NewFile(uintptr(fd), "")
-	defer f.Close()
 	if listening == 0 {
 		return nil, errors.New("not a listening socket")
 	}
+	f := os.NewFile(uintptr(fd), "")
+	defer f.Close()
 	return net.FileListener(f)
 }
 

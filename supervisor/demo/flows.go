@@ -2,7 +2,6 @@ package demo
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -13,7 +12,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,38 +25,22 @@ type Death struct {
 	flows map[Flow]struct{}
 }
 
-// Kill stops a process, reads which connections to the servers it has accepted,
-// and kills it. While it is stopped it accepts nothing and finishes nothing, so
-// the list is exact. The process must be a child of parent: a wrong number must
-// not end a stranger.
-func Kill(pid, parent int, servers ...netip.AddrPort) (*Death, error) {
-	// The descriptor pins the process: its number cannot become another one's.
-	fd, err := unix.PidfdOpen(pid, 0)
+// Kill stops a generation of the supervisor, reads which connections to the
+// servers it has accepted, and kills it. While it is stopped it accepts nothing
+// and finishes nothing, so the list is exact.
+func Kill(pid, supervisor int, servers ...netip.AddrPort) (_ *Death, err error) {
+	p, err := OpenProcess(pid, supervisor)
 	if err != nil {
-		return nil, fmt.Errorf("kill %d: %w", pid, err)
+		return nil, err
 	}
-	defer unix.Close(fd)
-	fields, err := stat(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return nil, fmt.Errorf("kill %d: %w", pid, err)
+	defer p.Close()
+	if err := p.Stop(); err != nil {
+		return nil, err
 	}
-	if got := fields[1]; got != strconv.Itoa(parent) {
-		return nil, fmt.Errorf("kill %d: it is a child of %s, not of %d", pid, got, parent)
-	}
-	if err := unix.PidfdSendSignal(fd, unix.SIGSTOP, nil, 0); err != nil {
-		return nil, fmt.Errorf("stop %d: %w", pid, err)
-	}
-	d := &Death{PID: pid}
-	err = waitStopped(pid)
-	if err == nil {
-		d.At = time.Now()
-		d.flows, err = accepted(pid, servers)
-	}
+	d := &Death{PID: pid, At: time.Now()}
+	d.flows, err = accepted(pid, servers)
 	// Whatever went wrong, a stopped process must not stay behind.
-	if killErr := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err == nil {
-		err = killErr
-	}
-	if err != nil {
+	if err := errors.Join(err, p.signal(unix.SIGKILL)); err != nil {
 		return nil, fmt.Errorf("kill %d: %w", pid, err)
 	}
 	return d, nil
@@ -75,52 +57,6 @@ func (d *Death) Explains(o Op) bool {
 	}
 	_, owned := d.flows[o.Flow]
 	return owned && o.Dialled.Before(d.At) && o.End.After(d.At)
-}
-
-// waitStopped returns when every thread has stopped: the signal is only sent to
-// one of them, and another may be about to accept.
-func waitStopped(pid int) error {
-	deadline := time.Now().Add(2 * time.Second)
-	for {
-		stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
-		if err != nil || len(stats) == 0 {
-			return errors.Join(errors.New("it has ended"), err)
-		}
-		running := 0
-		for _, path := range stats {
-			fields, err := stat(path)
-			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
-				continue // the thread has ended
-			}
-			if err != nil {
-				return err
-			}
-			if fields[0] != "T" {
-				running++
-			}
-		}
-		if running == 0 {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("%d threads did not stop", running)
-		}
-		time.Sleep(100 * time.Microsecond)
-	}
-}
-
-// stat is /proc/PID/stat from the third field: state, parent, … (proc_pid_stat(5)).
-func stat(path string) ([]string, error) {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	// The name before it may hold anything, even parentheses.
-	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-	if len(fields) < 2 {
-		return nil, fmt.Errorf("%s: %d fields", path, len(fields))
-	}
-	return fields, nil
 }
 
 // accepted lists the connections to the servers of which the process has a

@@ -20,7 +20,8 @@ type Load struct {
 	Pause time.Duration
 	// Stream is the shortest time of a long operation; the longest is half as long again. Defaults to 2 s.
 	Stream time.Duration
-	// Slow is how long the short operations last that are slow by intent. Defaults to 250 ms.
+	// Slow is the shortest time of a short operation that is slow by intent; the
+	// longest is half as long again. Defaults to 250 ms.
 	Slow time.Duration
 
 	mu  sync.Mutex
@@ -107,7 +108,9 @@ func (l *Load) runClient(ctx context.Context, kind Kind, index int) {
 		a := attempt{seed: rand.Uint32(), slow: slow}
 		switch {
 		case slow:
-			a.long = cmp.Or(l.Slow, 250*time.Millisecond)
+			// Of different lengths, for clients in step would all pause at once.
+			least := cmp.Or(l.Slow, 250*time.Millisecond)
+			a.long = least + rand.N(least/2)
 		case !kind.short():
 			a.long = stream + rand.N(stream/2)
 		}

@@ -204,6 +204,7 @@ func (s step) judge(results []*Result, before, after int) (ReleaseReport, []stri
 			report.Stages, report.Reason = res.Stages, res.Reason
 		}
 	}
+	slices.SortFunc(report.Outcomes, func(a, b Outcome) int { return a.ExitCode - b.ExitCode })
 	if !met {
 		why = append(why, fmt.Sprintf("none ended with exit code %d", s.exits[0]))
 	}

@@ -69,8 +69,8 @@ func (s *Status) beside() []int {
 	return ids
 }
 
-// pid is the process of a generation, 0 if it has none.
-func (s *Status) pid(generation int) int {
+// PIDOf is the process of a generation, 0 if it has none.
+func (s *Status) PIDOf(generation int) int {
 	for _, g := range s.Generations {
 		if g.ID == generation {
 			return g.PID

@@ -41,7 +41,7 @@ func (w *Watcher) Run(ctx context.Context) {
 			}
 			if g := s.serving(); g > known {
 				if known > 0 {
-					w.shifts = append(w.shifts, Shift{Window{before, time.Now()}, g, s.pid(g)})
+					w.shifts = append(w.shifts, Shift{Window{before, time.Now()}, g, s.PIDOf(g)})
 				}
 				known = g
 			}

@@ -19,13 +19,13 @@ func examineCgroup(o Options) []Finding {
 	if err != nil {
 		return one(Fail, err.Error(), "mount /proc")
 	}
-	self, err := o.text("/proc/self/cgroup")
-	if err != nil {
-		return one(Warn, err.Error(), use)
-	}
+	self, selfErr := o.text("/proc/self/cgroup")
 	dir, err := cgroup.Own(mounts, self)
 	if err != nil {
 		return one(Warn, err.Error(), "mount -t cgroup2 none /sys/fs/cgroup; "+use)
+	}
+	if selfErr != nil {
+		return one(Warn, selfErr.Error(), use)
 	}
 	if err := unix.Access(dir, unix.W_OK); err != nil {
 		return one(Warn, fmt.Sprintf("%s: %v", dir, err), "mount it read-write and delegate it (Delegate=yes); "+use)

@@ -6,7 +6,9 @@
 package release
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -65,67 +67,184 @@ func startNode(t *testing.T, s demo.Settings) *demo.Node {
 	return node
 }
 
-func TestReleases(t *testing.T) {
-	releases := 20
-	if text := os.Getenv("BATON_RELEASES"); text != "" {
-		n, err := strconv.Atoi(text)
-		if err != nil || n < 1 {
-			t.Fatalf("BATON_RELEASES=%q is not a number of releases", text)
-		}
-		releases = n
+// releases is the number of releases in a row.
+func releases(t *testing.T) int {
+	t.Helper()
+	text := cmp.Or(os.Getenv("BATON_RELEASES"), "20")
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		t.Fatalf("BATON_RELEASES=%q is not a number of releases", text)
 	}
+	return n
+}
+
+// TestReleases releases in a row, each with every kind of client in the middle
+// of something, and bursts of new connections around each shift.
+func TestReleases(t *testing.T) {
 	needTools(t)
+	n := releases(t)
+	run := startRun(t)
+	defer run.finish()
+	for range n {
+		run.release(t, false)
+	}
+	run.check(t, n)
+}
+
+// TestReleasesWithFullQueues makes sure of what is chance in TestReleases: that
+// each shift finds connections in the old generation's accept queue. It is
+// stopped from the candidate's start to the shift, so that it accepts none.
+func TestReleasesWithFullQueues(t *testing.T) {
+	needTools(t)
+	n := releases(t)
+	run := startRun(t)
+	defer run.finish()
+	for i := range n {
+		if r := run.release(t, true); r.QueuedAtShift.ToAccept == 0 {
+			t.Errorf("release %d of %d: nothing was queued at the shift", i+1, n)
+		}
+	}
+	run.check(t, n)
+}
+
+// run is a node under load.
+type run struct {
+	node    *demo.Node
+	load    *demo.Load
+	watch   *demo.Watcher
+	tools   *results
+	file    string // the candidates' configuration
+	running sync.WaitGroup
+	stop    context.CancelFunc
+
+	windows          []demo.Window // of the releases
+	queued, halfOpen int           // shifts that left connections waiting at the old generation
+}
+
+func startRun(t *testing.T) *run {
+	t.Helper()
 	// At the cap a drain is shortened. Streams of three seconds and releases in
 	// a row keep about a dozen generations alive.
-	node := startNode(t, demo.Settings{MaxGenerations: 64})
-	load := &demo.Load{HTTP: node.HTTP.String(), TCP: node.TCP.String(), Slow: 500 * time.Millisecond}
-	watch := &demo.Watcher{Node: node}
-
-	ctx, stop := context.WithCancel(t.Context())
-	var running sync.WaitGroup
-	running.Go(func() { load.Run(ctx) })
-	running.Go(func() { watch.Run(ctx) })
-	tools := startTools(ctx, t, &running, "http://"+node.HTTP.String())
-	finish := func() { stop(); running.Wait() }
-	defer finish()
-
-	// Every kind must have clients in the middle of something before the first shift.
-	waitFor(t, 10*time.Second, "the load to get going", func() bool { return load.Counts().OK > 500 })
-
-	file, err := node.WriteConfig("candidate", demo.Settings{MaxGenerations: 64})
+	settings := demo.Settings{MaxGenerations: 64}
+	node := startNode(t, settings)
+	file, err := node.WriteConfig("candidate", settings)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var windows []demo.Window
-	queued, halfOpen := 0, 0 // shifts that left connections waiting at the old generation
-	for i := range releases {
-		began := time.Now()
-		result := releaseInBurst(t, node, watch, load, file)
-		windows = append(windows, demo.Window{From: began, To: time.Now()})
-		if result.Outcome != "passed" || result.ExitCode != 0 {
-			t.Fatalf("release %d of %d %s with exit code %d: %s", i+1, releases, result.Outcome, result.ExitCode, result.Reason)
-		}
-		if result.QueuedAtShift.ToAccept > 0 {
-			queued++
-		}
-		if result.QueuedAtShift.HalfOpen > 0 {
-			halfOpen++
-		}
-		if status := watch.Latest(); status.Steering != "bpf" {
-			t.Fatalf("steering is %q", status.Steering)
+	r := &run{
+		node: node,
+		// As long as the streams, so that none of 200 shifts finds a kind between two operations.
+		load:  &demo.Load{HTTP: node.HTTP.String(), TCP: node.TCP.String(), Slow: 2 * time.Second},
+		watch: &demo.Watcher{Node: node},
+		file:  file,
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	r.stop = stop
+	r.running.Go(func() { r.load.Run(ctx) })
+	r.running.Go(func() { r.watch.Run(ctx) })
+	r.tools = startTools(ctx, t, &r.running, "http://"+node.HTTP.String())
+	// Every kind must be in the middle of something before the first shift.
+	waitFor(t, 10*time.Second, "the load to get going", func() bool { return r.load.Counts().OK > 500 })
+	return r
+}
+
+// finish ends the load and returns when every client is done.
+func (r *run) finish() {
+	r.stop()
+	r.running.Wait()
+}
+
+// release releases once and fails the test unless it passed. From the
+// candidate's start to its shift it connects in bursts; with hold the old
+// generation is stopped for that time, and they wait in its queue.
+func (r *run) release(t *testing.T, hold bool) *demo.Result {
+	t.Helper()
+	old, known := r.watch.Latest(), len(r.watch.Shifts())
+	began, ended := time.Now(), make(chan struct{})
+	var result *demo.Result
+	var err error
+	go func() {
+		defer close(ended)
+		result, err = r.node.Release(t.Context(), r.file)
+	}()
+	over := func() bool {
+		select {
+		case <-ended:
+			return true
+		default:
+			return len(r.watch.Shifts()) > known
 		}
 	}
-	finish()
+	poll(func() bool {
+		s := r.watch.Latest().Release
+		return over() || s != nil && s.Stage != "validate"
+	})
+	resume := func() {}
+	if hold {
+		resume = pause(t, r.node.PID(), old.PIDOf(old.Current))
+	}
+	var bursts sync.WaitGroup
+	for _, kind := range []demo.Kind{demo.HTTPNew, demo.TCPNew} {
+		bursts.Go(func() {
+			for !over() {
+				r.load.Burst(kind, 32)
+			}
+		})
+	}
+	poll(over)
+	resume()
+	bursts.Wait()
+	<-ended
+	r.windows = append(r.windows, demo.Window{From: began, To: time.Now()})
 
-	ops := load.Ops()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if result.Outcome != "passed" || result.ExitCode != 0 {
+		t.Fatalf("release %d %s with exit code %d: %s", result.ID, result.Outcome, result.ExitCode, result.Reason)
+	}
+	if result.QueuedAtShift.ToAccept > 0 {
+		r.queued++
+	}
+	if result.QueuedAtShift.HalfOpen > 0 {
+		r.halfOpen++
+	}
+	return result
+}
+
+// pause stops a process of the supervisor and returns what lets it go on.
+func pause(t *testing.T, supervisor, pid int) (resume func()) {
+	t.Helper()
+	p, err := demo.OpenProcess(pid, supervisor)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Stop(); err != nil {
+		t.Error(err)
+	}
+	return func() {
+		if err := errors.Join(p.Continue(), p.Close()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// check lets the clients finish and holds what they saw against what must be.
+func (r *run) check(t *testing.T, releases int) {
+	t.Helper()
+	r.finish()
+	if status := r.watch.Latest(); status.Steering != "bpf" {
+		t.Errorf("steering is %q", status.Steering)
+	}
+	ops := r.load.Ops()
 	var shifts []demo.Window
-	for _, s := range watch.Shifts() {
+	for _, s := range r.watch.Shifts() {
 		shifts = append(shifts, s.Window)
 	}
 	if len(shifts) != releases {
 		t.Errorf("%d shifts seen of %d releases", len(shifts), releases)
 	}
-	kinds := demo.Summarize(ops, windows, shifts, nil)
+	kinds := demo.Summarize(ops, r.windows, shifts, nil)
 	if len(kinds) != len(demo.Kinds) {
 		t.Errorf("%d kinds of clients did anything, of %d", len(kinds), len(demo.Kinds))
 	}
@@ -140,50 +259,18 @@ func TestReleases(t *testing.T) {
 		}
 	}
 	logFailures(t, ops, shifts)
-	if n := watch.Cut(); n > 0 {
+	if n := r.watch.Cut(); n > 0 {
 		t.Errorf("the supervisor counts %d flows cut", n)
 	}
-	t.Logf("%d releases; connections waited at the old generation to be accepted at %d shifts, half open at %d", releases, queued, halfOpen)
-	if queued+halfOpen == 0 {
-		t.Error("nothing was queued at any shift, so none was a test of the queues")
-	}
-	tools.check(t)
+	r.tools.check(t)
+	t.Logf("%d releases; connections waited at the old generation to be accepted at %d shifts, half open at %d", releases, r.queued, r.halfOpen)
 }
 
-// releaseInBurst releases, and from the candidate's start to its shift connects
-// so much at once that the shift finds connections in the old generation's queue.
-func releaseInBurst(t *testing.T, node *demo.Node, watch *demo.Watcher, load *demo.Load, file string) *demo.Result {
-	t.Helper()
-	const atOnce = 64
-	before := len(watch.Shifts())
-	ended := make(chan struct{})
-	var bursts sync.WaitGroup
-	bursts.Go(func() {
-		for kind := demo.HTTPNew; len(watch.Shifts()) == before; {
-			select {
-			case <-ended:
-				return
-			default:
-			}
-			if s := watch.Latest(); s != nil && s.Release != nil && s.Release.Stage != "validate" {
-				load.Burst(kind, atOnce)
-				if kind == demo.HTTPNew {
-					kind = demo.TCPNew
-				} else {
-					kind = demo.HTTPNew
-				}
-			} else {
-				time.Sleep(time.Millisecond)
-			}
-		}
-	})
-	result, err := node.Release(t.Context(), file)
-	close(ended)
-	bursts.Wait()
-	if err != nil {
-		t.Fatal(err)
+// poll returns when done says so. What it waits for is bounded by the release.
+func poll(done func() bool) {
+	for !done() {
+		time.Sleep(time.Millisecond)
 	}
-	return result
 }
 
 // logFailures names the first failures, and how far from a shift they began.

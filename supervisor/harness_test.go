@@ -1,0 +1,404 @@
+package supervisor
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/proxy/contract"
+)
+
+// The test binary doubles as the generation: argument 1 is asGeneration,
+// argument 2 how it behaves.
+const asGeneration = "be-a-generation"
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == asGeneration {
+		generationMain(os.Args[2])
+		return
+	}
+	if os.Getuid() != 0 {
+		if os.Getenv("CI") != "" {
+			fmt.Fprintln(os.Stderr, "FAIL: the supervisor's tests need root")
+			os.Exit(1)
+		}
+		fmt.Println("SKIP: the supervisor's tests load BPF programs and need root")
+		return
+	}
+	before := descriptors()
+	code := m.Run()
+	if code == 0 {
+		code = leaked(before)
+	}
+	os.Exit(code)
+}
+
+func descriptors() map[string]string {
+	all := map[string]string{}
+	entries, _ := os.ReadDir("/proc/self/fd")
+	for _, e := range entries {
+		if to, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil && !strings.Contains(to, "/proc/") {
+			all[e.Name()] = to
+		}
+	}
+	return all
+}
+
+// leaked fails the run when a descriptor or a goroutine is left: here it would
+// be one a release.
+func leaked(before map[string]string) int {
+	http.DefaultClient.CloseIdleConnections()
+	deadline := time.Now().Add(5 * time.Second)
+	for {
+		var left []string
+		for fd, to := range descriptors() {
+			if _, ok := before[fd]; !ok && !strings.HasPrefix(to, "anon_inode:[event") {
+				left = append(left, fd+" → "+to)
+			}
+		}
+		if len(left) == 0 && runtime.NumGoroutine() <= 4 {
+			return 0
+		}
+		if time.Now().After(deadline) {
+			buf := make([]byte, 1<<20)
+			fmt.Fprintf(os.Stderr, "FAIL: left behind: descriptors %v, goroutines:\n%s\n", left, buf[:runtime.Stack(buf, true)])
+			return 1
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// generationMain is a server by socket activation that knows nothing of Baton.
+// It answers every request with its generation's number.
+func generationMain(how string) {
+	number := os.Getenv(contract.EnvGenerationID)
+	notify := func(text string) {
+		c, err := net.Dial("unixgram", os.Getenv(contract.EnvNotifySocket))
+		if err == nil {
+			c.Write([]byte(text))
+			c.Close()
+		}
+	}
+	if how == "say-ready" {
+		notify("READY=1")
+		return
+	}
+	if os.Getenv(contract.EnvListenPID) != strconv.Itoa(os.Getpid()) {
+		os.Exit(99)
+	}
+	n, _ := strconv.Atoi(os.Getenv(contract.EnvListenFDs))
+	var listeners []net.Listener
+	for fd := contract.FirstFD; fd < contract.FirstFD+n; fd++ {
+		f := os.NewFile(uintptr(fd), "")
+		l, err := net.FileListener(f)
+		if err != nil {
+			os.Exit(98)
+		}
+		f.Close()
+		listeners = append(listeners, l)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			time.Sleep(200 * time.Millisecond)
+		}
+		fmt.Fprint(w, number)
+	})}
+	stop := make(chan os.Signal, 2)
+	signal.Notify(stop, syscall.SIGTERM)
+	switch how {
+	case "die-unready":
+		os.Exit(3)
+	case "mute":
+		<-stop
+		return
+	case "die-at-probe":
+		notify("READY=1")
+		listeners[0].Accept()
+		os.Exit(4)
+	case "die-when-ready":
+		notify("READY=1")
+		os.Exit(5)
+	case "stop-when-ready":
+		notify("READY=1")
+		syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+	case "never-accept":
+		// Answers what the probe sends and accepts nothing else.
+		notify("READY=1")
+		for range probesEach {
+			if c, err := listeners[0].Accept(); err == nil {
+				r, err := http.ReadRequest(bufio.NewReader(c))
+				if err == nil && r != nil {
+					io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+				}
+				c.Close()
+			}
+		}
+		<-stop
+		return
+	case "helper":
+		// As a Node.js server has to: a child says it, and is gone.
+		cmd := exec.Command("/proc/self/exe", asGeneration, "say-ready")
+		cmd.Env = os.Environ()
+		cmd.Run()
+	case "hang-up":
+		// Gives its listening sockets up a moment after it was found good.
+		notify("READY=1")
+		time.AfterFunc(300*time.Millisecond, func() {
+			for _, l := range listeners {
+				raw, _ := l.(*net.TCPListener).SyscallConn()
+				raw.Control(func(fd uintptr) { unix.Shutdown(int(fd), unix.SHUT_RD) })
+			}
+		})
+	case "stubborn":
+		notify("READY=1")
+		go func() {
+			for range stop {
+			}
+		}()
+	default:
+		notify("READY=1\nSTATUS=serving")
+	}
+	for _, l := range listeners {
+		go server.Serve(l)
+	}
+	if how == "stubborn" {
+		select {}
+	}
+	<-stop
+	server.Shutdown(context.Background())
+}
+
+// node is a supervisor under test.
+type node struct {
+	t    *testing.T
+	s    *Supervisor
+	conf *config.Config
+	addr string
+	log  *logBuffer
+	stop func() error
+}
+
+type logBuffer struct {
+	mu  sync.Mutex
+	buf strings.Builder
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+func freePort(t *testing.T, network string) int {
+	t.Helper()
+	l, err := net.Listen(network, "localhost:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// conf makes a configuration whose generations behave as said.
+func conf(t *testing.T, how string, change ...func(*config.Config)) *config.Config {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil { // generations pass through it to the notify socket
+		t.Fatal(err)
+	}
+	c := config.Default()
+	c.RuntimeDir, c.Admin = filepath.Join(dir, "run"), config.Admin{}
+	c.Node = config.Node{Name: "test", ServerID: 7}
+	c.Listeners = []config.Listener{{
+		Name: "web", Address: fmt.Sprintf("127.0.0.1:%d", freePort(t, "tcp4")), Protocol: config.HTTP,
+		Workers: 1, WorkerChoice: config.ByHash, Backlog: 1024,
+	}}
+	c.Proxy = config.Proxy{Command: []string{exe, asGeneration, how}, User: "nobody", Nonblocking: true}
+	c.Release.ReadyTimeout, c.Release.DrainTimeout = 2*time.Second, 5*time.Second
+	c.Release.Ramp = nil
+	c.Release.Verify.Window = 200 * time.Millisecond
+	c.Shutdown.Lead = 0
+	for _, f := range change {
+		f(c)
+	}
+	return c
+}
+
+// like is the same node's configuration for a candidate that behaves otherwise.
+func (n *node) like(how string, change ...func(*config.Config)) *config.Config {
+	next := *n.conf
+	next.Proxy.Command = []string{n.conf.Proxy.Command[0], asGeneration, how}
+	for _, f := range change {
+		f(&next)
+	}
+	return &next
+}
+
+// serve starts a supervisor and waits for its first generation.
+func serve(t *testing.T, c *config.Config) *node {
+	t.Helper()
+	n, err := tryServe(t, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func tryServe(t *testing.T, c *config.Config) (*node, error) {
+	t.Helper()
+	n := &node{t: t, conf: c, addr: c.Listeners[0].Address, log: new(logBuffer)}
+	serving := make(chan struct{})
+	s, err := New(Options{
+		Config: c, Log: slog.New(slog.NewTextHandler(n.log, nil)),
+		Serving: func() { close(serving) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	n.s = s
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx, nil) }()
+	n.stop = sync.OnceValue(func() error {
+		cancel()
+		return <-ended
+	})
+	t.Cleanup(func() {
+		n.stop()
+		if t.Failed() {
+			t.Log(n.log.String())
+		}
+	})
+	select {
+	case <-serving:
+		return n, nil
+	case err := <-ended:
+		ended <- err
+		return nil, err
+	}
+}
+
+// release runs a release of the configuration given, without a file between.
+func (n *node) release(c *config.Config, req Request) Result {
+	n.t.Helper()
+	r, err := n.enqueue(c, req)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	res, err := r.wait(context.Background())
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return res
+}
+
+func (n *node) enqueue(c *config.Config, req Request) (*release, error) {
+	what, err := n.s.cook(c, "(test)", req)
+	if err != nil {
+		return nil, err
+	}
+	return n.s.enqueue("command", req, what)
+}
+
+// get asks on a new connection who serves.
+func (n *node) get(path string) (string, error) {
+	conn, err := net.DialTimeout("tcp", n.addr, 5*time.Second)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	return ask(conn, path)
+}
+
+func ask(conn net.Conn, path string) (string, error) {
+	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: test\r\n\r\n", path); err != nil {
+		return "", err
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	return string(body), err
+}
+
+// load asks on new connections until stopped and reports the failures.
+func (n *node) load() (stop func() (ok, failed int64)) {
+	var done atomic.Bool
+	var ok, failed atomic.Int64
+	var clients sync.WaitGroup
+	for range 4 {
+		clients.Go(func() {
+			for !done.Load() {
+				if _, err := n.get("/"); err != nil {
+					n.t.Logf("client: %v", err)
+					failed.Add(1)
+				} else {
+					ok.Add(1)
+				}
+				time.Sleep(time.Millisecond)
+			}
+		})
+	}
+	return func() (int64, int64) {
+		done.Store(true)
+		clients.Wait()
+		return ok.Load(), failed.Load()
+	}
+}
+
+// eventually waits for a condition that somebody else brings about.
+func eventually(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for !cond() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 10 s: %s", what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func (n *node) generation(id uint64) *GenerationStatus {
+	for _, g := range n.s.Status().Generations {
+		if g.ID == id {
+			return &g
+		}
+	}
+	return nil
+}

@@ -1,0 +1,219 @@
+// Command bench measures what a release costs and what clients notice of it,
+// and does the same to other ways of replacing a proxy, in one run on one
+// machine. docs/benchmarks.md says what each figure means and how the peers are
+// configured.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/baton-mesh/baton/supervisor/demo"
+)
+
+// plan is how much is measured.
+type plan struct {
+	rounds           int // pairs of runs of wrk for each peer and load
+	keepAlive, fresh int // seconds of one run
+	idle             int // replacements without load
+	strict           int // replacements under strict clients
+}
+
+var (
+	full  = plan{rounds: 3, keepAlive: 4, fresh: 3, idle: 20, strict: 10}
+	short = plan{rounds: 1, keepAlive: 1, fresh: 1, idle: 3, strict: 2}
+)
+
+func main() {
+	out := flag.String("o", "", "write the figures to this `file` as JSON")
+	isShort := flag.Bool("short", false, "a minute in place of six; the figures are then rough")
+	only := flag.String("peers", "", "measure only these, as `a,b`")
+	bin := flag.String("bin", "bin", "`directory` with baton and baton-proxy")
+	flag.Parse()
+	p := full
+	if *isShort {
+		p = short
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	report, err := bench(ctx, p, *bin, *only)
+	if err == nil && *out != "" {
+		err = writeJSON(*out, report)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+	report.print(os.Stdout)
+}
+
+func writeJSON(path string, report *Report) error {
+	b, err := json.MarshalIndent(report, "", "\t")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(b, '\n'), 0o644)
+}
+
+// bench measures everything. What it started has ended when it returns.
+func bench(ctx context.Context, p plan, bin, only string) (_ *Report, err error) {
+	if os.Geteuid() != 0 {
+		return nil, errors.New("it loads BPF programs and starts processes of other users, so it must be root")
+	}
+	dir, err := os.MkdirTemp("", "baton-bench-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err == nil {
+			os.RemoveAll(dir)
+			return
+		}
+		err = fmt.Errorf("%w (logs in %s)", err, dir)
+	}()
+	if err := os.Chmod(dir, 0o711); err != nil {
+		return nil, err
+	}
+	t, err := copyTools(bin, filepath.Join(dir, "bin"))
+	if err != nil {
+		return nil, err
+	}
+	origin, err := demo.StartOrigin("127.0.0.1:0", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	defer origin.Close()
+	report, err := newReport(t, p)
+	if err != nil {
+		return nil, err
+	}
+
+	progress("the kernel's part of a shift")
+	if report.Kernel, err = measureKernel(); err != nil {
+		return nil, err
+	}
+	var all []*running
+	defer func() {
+		for _, r := range all {
+			if stopErr := r.server.stop(); err == nil {
+				err = stopErr
+			}
+		}
+	}()
+	for _, peer := range peers {
+		if only != "" && !strings.Contains(","+only+",", ","+peer.name+",") {
+			continue
+		}
+		s, err := newSite(dir, peer.name, origin.HTTPAddress(), origin.EchoAddress())
+		if err != nil {
+			return nil, err
+		}
+		r, err := run(ctx, peer, t, s)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, r)
+	}
+	if err := measure(ctx, p, all, report); err != nil {
+		return nil, err
+	}
+	for _, r := range all {
+		report.Peers = append(report.Peers, r.report)
+	}
+	report.finish()
+	return report, nil
+}
+
+// measure has the peers take turns, so that what changes on the machine
+// meanwhile meets all of them.
+func measure(ctx context.Context, p plan, all []*running, report *Report) error {
+	for _, r := range all {
+		if err := report.lookAround(); err != nil {
+			return err
+		}
+		progress("%s: %d replacements without load", r.name, p.idle)
+		if err := r.idle(ctx, p.idle); err != nil {
+			return err
+		}
+		report.takeReleases(r, &report.Idle)
+		progress("%s: %d replacements under strict clients", r.name, p.strict)
+		var err error
+		if r.report.Strict, err = strict(ctx, r, p.strict); err != nil {
+			return err
+		}
+		report.takeReleases(r, nil)
+		if err := r.settle(ctx, r.report.Alone.Processes); err != nil {
+			return err
+		}
+	}
+	for round := range p.rounds {
+		for _, r := range all {
+			if r.strictOnly {
+				continue
+			}
+			if err := report.lookAround(); err != nil {
+				return err
+			}
+			progress("%s: throughput, round %d of %d", r.name, round+1, p.rounds)
+			if round == 0 {
+				r.report.KeepAlive, r.report.Fresh = new(Throughput), new(Throughput)
+			}
+			if err := r.report.KeepAlive.addPair(ctx, r, false, p.keepAlive); err != nil {
+				return err
+			}
+			report.takeReleases(r, &report.Loaded)
+			if err := r.report.Fresh.addPair(ctx, r, true, p.fresh); err != nil {
+				return err
+			}
+			report.takeReleases(r, nil)
+		}
+	}
+	return report.lookAround()
+}
+
+// copyTools copies the executables: somebody may build meanwhile.
+func copyTools(from, to string) (t tools, err error) {
+	if err := os.Mkdir(to, 0o755); err != nil {
+		return t, err
+	}
+	for _, name := range []string{"baton", "baton-proxy"} {
+		if err := copyFile(filepath.Join(from, name), filepath.Join(to, name)); err != nil {
+			return t, fmt.Errorf("%w (make builds it)", err)
+		}
+	}
+	for _, name := range []string{"nginx", "haproxy", "wrk"} {
+		if _, err := exec.LookPath(name); err != nil {
+			return t, err
+		}
+	}
+	return tools{filepath.Join(to, "baton"), filepath.Join(to, "baton-proxy")}, nil
+}
+
+func copyFile(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
+}
+
+func progress(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "%s  %s\n", time.Now().Format(time.TimeOnly), fmt.Sprintf(format, args...))
+}

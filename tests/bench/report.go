@@ -1,0 +1,225 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/supervisor/demo"
+)
+
+// Report is everything that was measured.
+type Report struct {
+	Date    time.Time `json:"date"`
+	Seconds float64   `json:"seconds"`
+	Version string    `json:"version"`
+	Kernel_ string    `json:"kernel_release"`
+	CPUs    int       `json:"cpus"`
+	Load    string    `json:"loadavg_at_start"`
+	// Others is what others used of the machine's CPUs while this run paused, in percent.
+	Others Figure `json:"others_cpu_percent"`
+
+	Kernel       Kernel        `json:"kernel"`
+	Idle         Releases      `json:"releases_idle"`
+	Loaded       Releases      `json:"releases_under_load"` // of wrk with keep-alive
+	Peers        []Peer        `json:"peers"`
+	Expectations []Expectation `json:"expectations"`
+}
+
+// Releases is what Baton's releases took, in ms.
+type Releases struct {
+	Stages map[string]*Figure `json:"stages"`
+	// ToShift is from the beginning of start to the end of shift.
+	ToShift Figure `json:"start_to_shift"`
+	// Command is the whole of `baton release --no-verify`.
+	Command Figure `json:"command"`
+}
+
+// Expectation compares a figure with what it should be.
+type Expectation struct {
+	What   string  `json:"what"`
+	Figure float64 `json:"figure"`
+	AtMost float64 `json:"at_most"`
+	Met    bool    `json:"met"`
+}
+
+var stages = []string{"validate", "start", "probe", "shift"}
+
+func newReport(t tools, _ plan) (*Report, error) {
+	r := &Report{Date: time.Now(), CPUs: runtime.NumCPU()}
+	var err error
+	if r.Version, err = versionOf([]string{t.baton, "version"}); err != nil {
+		return nil, err
+	}
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		return nil, err
+	}
+	r.Kernel_ = unix.ByteSliceToString(uts.Release[:])
+	load, err := os.ReadFile("/proc/loadavg")
+	r.Load = strings.TrimSpace(string(load))
+	return r, err
+}
+
+// lookAround notes what others use of the machine. Called while all peers rest.
+func (r *Report) lookAround() error {
+	busy, err := othersBusy(300 * time.Millisecond)
+	r.Others.add(busy)
+	return err
+}
+
+// takeReleases takes the times of the releases there were since the last call,
+// if the peer has any, and adds them to, if it is not nil.
+func (r *Report) takeReleases(from *running, to *Releases) {
+	b, ok := from.server.(*batonServer)
+	if !ok {
+		return
+	}
+	taken := b.taken()
+	if to == nil {
+		return
+	}
+	if to.Stages == nil {
+		to.Stages = make(map[string]*Figure)
+	}
+	for _, rel := range taken {
+		for _, name := range stages {
+			if to.Stages[name] == nil {
+				to.Stages[name] = new(Figure)
+			}
+			to.Stages[name].add(rel.stages[name])
+		}
+		to.ToShift.add(rel.stages["start"] + rel.stages["probe"] + rel.stages["shift"])
+		to.Command.add(rel.command)
+	}
+}
+
+// finish compares with the expectations.
+func (r *Report) finish() {
+	r.Seconds = time.Since(r.Date).Seconds()
+	expect := func(what string, figure, atMost float64) {
+		r.Expectations = append(r.Expectations, Expectation{what, figure, atMost, figure <= atMost})
+	}
+	for _, p := range r.Peers {
+		if p.Name != "baton" {
+			continue
+		}
+		expect("start to shift without load, ms (median)", r.Idle.ToShift.Median(), 250)
+		expect("start to shift under load, ms (median)", r.Loaded.ToShift.Median(), 250)
+		expect("dip of throughput, keep-alive, % (median)", 100-p.KeepAlive.Share.Median(), 5)
+		expect("dip of throughput, new connections, % (median)", 100-p.Fresh.Share.Median(), 5)
+		expect(fmt.Sprintf("failures in %d releases, strict clients", p.Strict.Replacements), float64(p.Strict.Total()), 0)
+		expect("errors of wrk during releases", float64(p.KeepAlive.Errors+p.Fresh.Errors), 0)
+	}
+}
+
+// disturbed says whether others used so much that the figures may be off.
+func (r *Report) disturbed() bool { return r.Others.Median() > 5 }
+
+func (r *Report) print(out io.Writer) {
+	fmt.Fprintf(out, "\n%s, %s, Linux %s, %d CPUs, %.0f s\n", r.Version, r.Date.UTC().Format("2006-01-02 15:04 UTC"), r.Kernel_, r.CPUs, r.Seconds)
+	fmt.Fprintf(out, "others used %s %% of the CPUs while this run paused (load %s)\n", r.Others.text(0), r.Load)
+	if r.disturbed() {
+		fmt.Fprintf(out, "DISTURBED: others were busy; the figures are worse than the machine allows\n")
+	}
+	fmt.Fprintf(out, "Each figure is the median [least–most].\n\n")
+
+	table(out, "shift in the kernel\t", func(t io.Writer) {
+		fmt.Fprintf(t, "store, ns\t%s\t\n", r.Kernel.Store.text(1))
+		fmt.Fprintf(t, "fence, ms\t%s\t\n", r.Kernel.Fence.text(2))
+	})
+	table(out, "releases of Baton, ms\twithout load\tunder load\t", func(t io.Writer) {
+		for _, name := range stages {
+			fmt.Fprintf(t, "%s\t%s\t%s\t\n", name, r.Idle.stage(name), r.Loaded.stage(name))
+		}
+		fmt.Fprintf(t, "start to shift\t%s\t%s\t\n", r.Idle.ToShift.text(1), r.Loaded.ToShift.text(1))
+		fmt.Fprintf(t, "baton release --no-verify\t%s\t%s\t\n", r.Idle.Command.text(1), r.Loaded.Command.text(1))
+	})
+	r.printStrict(out)
+	for _, load := range []struct {
+		name string
+		of   func(Peer) *Throughput
+	}{
+		{"keep-alive", func(p Peer) *Throughput { return p.KeepAlive }},
+		{"a connection for each request", func(p Peer) *Throughput { return p.Fresh }},
+	} {
+		head := load.name + "\trequests/s\treplacing\tshare, %\tCPU/request, µs\treplacing\terrors\t"
+		table(out, head, func(t io.Writer) {
+			for _, p := range r.Peers {
+				if tp := load.of(p); tp != nil {
+					fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t\n", p.Name, tp.Steady.text(0), tp.During.text(0), tp.Share.text(1),
+						tp.CPU.text(0), tp.CPUDuring.text(0), tp.Errors)
+				}
+			}
+		})
+	}
+	r.printCost(out)
+	for _, e := range r.Expectations {
+		verdict := "met"
+		if !e.Met {
+			verdict = "MISSED"
+		}
+		fmt.Fprintf(out, "%-7s %s: %.1f, expected at most %.0f\n", verdict, e.What, e.Figure, e.AtMost)
+	}
+}
+
+func (r *Report) printStrict(out io.Writer) {
+	head := "strict clients: failures\treplacements"
+	for _, k := range demo.Kinds {
+		head += "\t" + string(k)
+	}
+	table(out, head+"\tcareful\t(closed)\tall\tok\t", func(t io.Writer) {
+		for _, p := range r.Peers {
+			s := p.Strict
+			fmt.Fprintf(t, "%s\t%d\t", p.Name, s.Replacements)
+			for _, k := range demo.Kinds {
+				fmt.Fprintf(t, "%d\t", s.Failed[k])
+			}
+			fmt.Fprintf(t, "%d\t(%d)\t%d\t%d\t\n", s.Careful.Failed, s.Careful.Closed, s.Total(), s.OK+s.Careful.OK)
+		}
+	})
+	for _, p := range r.Peers {
+		if p.Strict.Before > 0 {
+			fmt.Fprintf(out, "%s: %d operations failed before the first replacement\n\n", p.Name, p.Strict.Before)
+		}
+	}
+}
+
+func (r *Report) printCost(out io.Writer) {
+	table(out, "cost of replacing\ttime, ms\tCPU, ms\tRSS alone, MiB\toverlap\tPSS alone, MiB\toverlap\tCPU alone, %\toverlap\t", func(t io.Writer) {
+		for _, p := range r.Peers {
+			overlap := func(digits int, of func(Memory) float64) string {
+				if p.Overlap == nil {
+					return "–"
+				}
+				return fmt.Sprintf("%.*f", digits, of(*p.Overlap))
+			}
+			fmt.Fprintf(t, "%s\t%s\t%.0f\t%.1f\t%s\t%.1f\t%s\t%.0f\t%s\t\n", p.Name, p.Replace.text(0), p.ReplaceCPU,
+				p.Alone.RSS, overlap(1, func(m Memory) float64 { return m.RSS }),
+				p.Alone.PSS, overlap(1, func(m Memory) float64 { return m.PSS }),
+				p.Alone.CPU, overlap(0, func(m Memory) float64 { return m.CPU }))
+		}
+	})
+}
+
+func (r Releases) stage(name string) string {
+	if f := r.Stages[name]; f != nil {
+		return f.text(1)
+	}
+	return "–"
+}
+
+// table prints aligned columns and an empty line.
+func table(out io.Writer, head string, rows func(io.Writer)) {
+	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(t, head)
+	rows(t)
+	t.Flush()
+	fmt.Fprintln(out)
+}

@@ -1,0 +1,207 @@
+// Package cli runs the commands as an operator types them. The scripts in
+// testdata read as their manual; these are the words they use besides those of
+// testscript:
+//
+//	baton ARGS           runs baton against this script's supervisor; it must exit 0
+//	baton run ARGS &     starts the supervisor and waits until it serves
+//	exits CODE COMMAND   runs any command, which must exit with that code
+//	await RE COMMAND     runs a command again and again until its output matches
+//	signal NAME          sends HUP or TERM to the supervisor
+//	logged RE            the log of this script's supervisors has it
+//	ended                waits for the supervisor to end, with exit code 0
+//	load URL             starts strict clients, which retry nothing
+//	answered             they have gone on, and no request of theirs has failed
+//	undisturbed          answered, and over the connection that the first request went over
+//	load stop            ends them
+//	hold ADDRESS HOW     another process listens there, exclusive or with reuseport
+//	hold stop            ends it
+//
+// and these are their variables: $RUN, a runtime_dir that does not exist yet;
+// $WEB, $ADMIN, $FREE and $OTHER, ports that are free; $ORIGIN, the address of
+// a server that answers "hello". They are replaced in *.yaml. baton.yaml, if a
+// script brings none, is the one in this folder.
+package cli
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/baton-mesh/baton/supervisor/cgroup"
+)
+
+func TestScripts(t *testing.T) {
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("the supervisor needs root")
+		}
+		t.Skip("the supervisor needs root")
+	}
+	bin := build(t)
+	testscript.Run(t, testscript.Params{
+		Dir:                "testdata",
+		RequireUniqueNames: true,
+		Setup:              func(env *testscript.Env) error { return setup(env, bin) },
+		Cmds:               commands,
+	})
+}
+
+// build compiles what is under test into a directory that every user may enter.
+func build(t *testing.T) string {
+	t.Helper()
+	dir := shortDir(t)
+	cmd := exec.Command("go", "build", "-o", dir, "./supervisor/cmd/baton", "./proxy/cmd/baton-proxy")
+	cmd.Dir = filepath.Join("..", "..")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v\n%s", cmd.Args, err, out)
+	}
+	return dir
+}
+
+// shortDir is a directory that every user may enter, with a path short enough
+// for a Unix socket below it.
+func shortDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// setup gives a script its variables, its origin and its files.
+func setup(env *testscript.Env, bin string) error {
+	t := env.T().(testing.TB)
+	run := filepath.Join(shortDir(t), "run")
+	origin := httptest.NewServer(http.HandlerFunc(answer))
+	t.Cleanup(func() {
+		origin.CloseClientConnections()
+		origin.Close()
+	})
+	n := &node{}
+	env.Values[nodeKey{}] = n
+	t.Cleanup(func() {
+		n.cleanUp(t)
+		nothingLeft(t, run)
+	})
+
+	env.Setenv("PATH", bin+":"+env.Getenv("PATH"))
+	env.Setenv("BIN", bin)
+	env.Setenv("RUN", run)
+	env.Setenv("ORIGIN", origin.Listener.Addr().String())
+	for _, name := range []string{"WEB", "ADMIN", "FREE", "OTHER"} {
+		env.Setenv(name, strconv.Itoa(freePort(t)))
+	}
+	return writeConfigs(env)
+}
+
+// answer is the origin. A path that begins with /slow keeps its client waiting
+// in the middle of the body.
+func answer(w http.ResponseWriter, r *http.Request) {
+	switch r.URL.Path {
+	case "/slow", "/slower":
+		wait := 500 * time.Millisecond
+		if r.URL.Path == "/slower" {
+			wait = time.Minute
+		}
+		fmt.Fprintln(w, "begin")
+		w.(http.Flusher).Flush()
+		select {
+		case <-time.After(wait):
+			fmt.Fprintln(w, "end")
+		case <-r.Context().Done():
+		}
+	default:
+		fmt.Fprintln(w, "hello")
+	}
+}
+
+// writeConfigs replaces the variables in the configurations of a script.
+func writeConfigs(env *testscript.Env) error {
+	standard, err := os.ReadFile("baton.yaml")
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(env.WorkDir, "baton.yaml")
+	if _, err := os.Stat(path); err != nil {
+		if err := os.WriteFile(path, standard, 0o644); err != nil {
+			return err
+		}
+	}
+	files, err := filepath.Glob(filepath.Join(env.WorkDir, "*.yaml"))
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(f, []byte(os.Expand(string(text), env.Getenv)), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lastPort is below the ports that Linux gives to outgoing connections, and
+// begins anywhere, since other packages are tested at the same time.
+var lastPort atomic.Int32
+
+func init() { lastPort.Store(15000 + rand.Int32N(15000)) }
+
+func freePort(t testing.TB) int {
+	t.Helper()
+	for range 1000 {
+		port := int(lastPort.Add(1))
+		l, err := net.Listen("tcp", ":"+strconv.Itoa(port)) // both families
+		if err == nil {
+			l.Close()
+			return port
+		}
+	}
+	t.Fatal("no port is free")
+	return 0
+}
+
+// nothingLeft fails the test if a supervisor has left something in the kernel.
+func nothingLeft(t testing.TB, run string) {
+	t.Helper()
+	mountinfo, _ := os.ReadFile("/proc/self/mountinfo")
+	cgroups, _ := os.ReadFile("/proc/self/cgroup")
+	own, err := cgroup.Own(string(mountinfo), string(cgroups))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// As the supervisor names them: after the directory, without slashes.
+	instance := strings.ReplaceAll(strings.Trim(run, "/"), "/", "-")
+	for _, pattern := range []string{
+		"/sys/fs/bpf/baton/" + instance + "-*/*",
+		own + "/baton-" + instance + "-*",
+		filepath.Join(run, "*.sock"),
+	} {
+		left, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range left {
+			t.Errorf("%s is left", path)
+		}
+	}
+}
