@@ -214,6 +214,7 @@ func TestLastCallClosesAndCounts(t *testing.T) {
 				return n.Counts() == listener.Counts{listener.New: 1, listener.Active: 1, listener.Idle: 1, listener.TCP: 1}
 			})
 			n.term()
+			began := time.Now()
 			if by != "deadline" {
 				n.lastCall()
 			}
@@ -228,6 +229,10 @@ func TestLastCallClosesAndCounts(t *testing.T) {
 				t.Error("the request that is stuck was answered")
 			}
 			n.drained(listener.Tally{Cut: 2, IdleClosed: 2})
+			// A tenth of the drain timeout later the request is cut; no later grace is needed.
+			if took := time.Since(began); by == "deadline" && took > 1200*time.Millisecond {
+				t.Errorf("took %v", took)
+			}
 			if !n.told("X_BATON_CUT=2") || !n.told("X_BATON_IDLE_CLOSED=2") {
 				t.Errorf("the supervisor was told %q", n.states)
 			}

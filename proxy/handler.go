@@ -100,6 +100,9 @@ func (h *handler) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		if ex.endpoint != nil {
 			ex.endpoint.Release()
 		}
+		if !h.log.Enabled(r.Context(), slog.LevelDebug) {
+			return // before the arguments cost anything
+		}
 		h.log.Debug("request", "generation", h.g.opts.Generation, "method", r.Method, "host", r.Host,
 			"path", r.URL.Path, "route", ex.route.Name, "upstream", ex.upstream.Name,
 			"status", w.status, "took", time.Since(start))

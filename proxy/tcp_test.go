@@ -60,6 +60,22 @@ func TestAbortOfTheServerReachesTheClientAsAnAbort(t *testing.T) {
 	}
 }
 
+func TestAbortOfTheClientReachesTheServerAsAnAbort(t *testing.T) {
+	ended := make(chan error, 1)
+	n := start(t, "", serveTCP(t, func(c *net.TCPConn) {
+		io.WriteString(c, "x")
+		_, err := c.Read(make([]byte, 1))
+		ended <- err
+	}))
+	c := dial(t, n.raw)
+	c.r.ReadByte()
+	c.SetLinger(0)
+	c.Close()
+	if err := <-ended; !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("%v; a clean end would say that the stream is whole", err)
+	}
+}
+
 func TestIdleStreamIsClosedAndABusyOneIsNot(t *testing.T) {
 	const limit = 200 * time.Millisecond
 	n := start(t, "", serveTCP(t, func(c *net.TCPConn) { io.Copy(c, c) }),

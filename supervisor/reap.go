@@ -27,6 +27,13 @@ func (s *Supervisor) watch(g *generation) {
 	crashed := !g.stopping
 	served := g.state == Serving
 	s.leave(g)
+	g.state = Gone
+	// Nobody could take what is queued for it: it stays in our copies until
+	// there is somebody.
+	held := crashed && served && s.shift.current == nil && !s.stopping
+	if held {
+		s.held = append(s.held, g)
+	}
 	if crashed && served {
 		s.log.Error("a serving generation ended", "generation", g.id, "exit", exit, "successor", s.shift.current != nil)
 		s.crashedNow(g)
@@ -38,13 +45,25 @@ func (s *Supervisor) watch(g *generation) {
 		if err := s.steering.node.Fence(); err != nil {
 			s.log.Error("fence", "error", err)
 		}
-		g.closeSockets()
+		if !held {
+			g.closeSockets()
+		}
 	}
 	close(g.exited)
-	if crashed && !g.leftover() {
-		s.reap(g)
+	if crashed && !held || g.leftover() {
+		s.removed(g)
 	}
-	if g.leftover() {
+}
+
+// handOver closes the listening sockets of generations that died when nobody
+// could succeed them. The kernel moves their queues to the current one.
+func (s *Supervisor) handOver() {
+	s.mu.Lock()
+	held := s.held
+	s.held = nil
+	s.mu.Unlock()
+	for _, g := range held {
+		g.closeSockets()
 		s.removed(g)
 	}
 }
@@ -89,6 +108,7 @@ func (s *Supervisor) reap(g *generation) {
 func (s *Supervisor) removed(g *generation) { g.removeOnce.Do(func() { s.remove(g) }) }
 
 func (s *Supervisor) remove(g *generation) {
+	g.closeSockets()
 	g.process.Close()
 	if g.recipe != nil {
 		g.recipe.binary.Close()
@@ -101,7 +121,6 @@ func (s *Supervisor) remove(g *generation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.generations = slices.DeleteFunc(s.generations, func(other *generation) bool { return other == g })
-	g.state = Gone
 	if !g.leftover() {
 		s.slots[g.slot] = nil
 	}

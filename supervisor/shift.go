@@ -47,6 +47,7 @@ func (s *Supervisor) shiftOver(ctx context.Context, r *release) error {
 			return err
 		}
 	}
+	s.handOver()
 	return s.steering.emptySinks()
 }
 

@@ -18,6 +18,7 @@ import (
 
 // steering is the kernel half, as the supervisor uses it.
 type steering struct {
+	attach    bool // false: the programs are loaded and steer nothing
 	node      *reuseport.Node
 	listeners []*listener // in the order of the file
 
@@ -55,8 +56,8 @@ func pinDir(instance string) (string, error) {
 	return filepath.Join(bpffs, "baton", instance), nil
 }
 
-func openSteering(listeners []config.Listener, pins string) (_ *steering, err error) {
-	s := new(steering)
+func openSteering(listeners []config.Listener, pins string, attach bool) (_ *steering, err error) {
+	s := &steering{attach: attach}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -75,6 +76,9 @@ func openSteering(listeners []config.Listener, pins string) (_ *steering, err er
 		}
 		l := &listener{name: conf.Name, address: conf.Address, protocol: conf.Protocol, conf: conf, group: group, sink: socket{fd: -1}}
 		s.listeners = append(s.listeners, l)
+		if !attach {
+			continue // a sink without a program would take its share of flows
+		}
 		if err := l.renewSink(); err != nil {
 			return nil, err
 		}
@@ -236,6 +240,9 @@ func (s *steering) waiting(sockets map[string][]socket) (QueueLengths, error) {
 
 // emptySinks hands what waits in sinks to the current generation.
 func (s *steering) emptySinks() error {
+	if !s.attach {
+		return nil
+	}
 	var errs []error
 	for _, l := range s.listeners {
 		q, err := s.waiting(map[string][]socket{l.name: {l.currentSink()}})

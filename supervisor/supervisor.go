@@ -35,6 +35,9 @@ type Options struct {
 	Tracer trace.Tracer
 	// Version is shown in the status.
 	Version string
+	// Unsteered leaves new flows to the kernel's hash over all generations that
+	// listen: what Baton would be without its programs. For comparison only.
+	Unsteered bool
 	// Serving, if set, is called once, when the first generation serves.
 	Serving func()
 }
@@ -68,10 +71,11 @@ type Supervisor struct {
 	shift       shiftInForce
 	running     *release
 	waiting     *release
-	crash       *recipe // to be started again: the current generation died
-	crashes     int     // in a row
-	pauseOver   bool    // the pause before the next attempt has passed
-	kept        *recipe // what the generation before the current one ran
+	crash       *recipe       // to be started again: the current generation died
+	crashes     int           // in a row
+	held        []*generation // dead, with queues that wait for a successor
+	pauseOver   bool          // the pause before the next attempt has passed
+	kept        *recipe       // what the generation before the current one ran
 	history     []Result
 	outcomes    map[Outcome]uint64
 	stopping    bool
@@ -134,7 +138,7 @@ func New(o Options) (_ *Supervisor, err error) {
 		s.log.Warn("nothing is pinned: the tables cannot be inspected from outside", "reason", err)
 		pins = ""
 	}
-	if s.steering, err = openSteering(s.config.Listeners, pins); err != nil {
+	if s.steering, err = openSteering(s.config.Listeners, pins, !o.Unsteered); err != nil {
 		return nil, fmt.Errorf("steering: %w (`baton doctor` says what this machine lacks)", err)
 	}
 	return s, nil
@@ -347,6 +351,9 @@ func (s *Supervisor) Status() Status {
 		State: "waiting", Version: s.opts.Version, PID: os.Getpid(),
 		Node: s.config.Node.Name, ServerID: s.config.Node.ServerID, Steering: "bpf",
 		Generations: []GenerationStatus{},
+	}
+	if s.opts.Unsteered {
+		st.Steering = "none"
 	}
 	switch {
 	case s.stopping:

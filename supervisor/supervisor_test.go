@@ -159,20 +159,38 @@ func TestCandidateHangsUp(t *testing.T) {
 	}
 }
 
-// The last generation dies: clients that come wait in the sink and are served
-// by the one that is started in its place.
+// The last generation dies: what waited in its queue, and who comes before there
+// is another, is served by the one that is started in its place.
 func TestServingGenerationDies(t *testing.T) {
 	n := serve(t, conf(t, "serve"))
-	syscall.Kill(n.generation(1).PID, syscall.SIGKILL)
+	g := n.s.generations[0]
+	syscall.Kill(g.process.PID, syscall.SIGSTOP)
+	eventually(t, "it has stopped", func() bool {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", g.process.PID))
+		return err == nil && strings.Contains(string(stat), ") T ")
+	})
+	answers := make(chan error, 40)
+	client := func() {
+		_, err := n.get("/")
+		answers <- err
+	}
 	for range 20 {
-		got, err := n.get("/")
-		if err != nil {
-			t.Errorf("%v", err)
-		} else if got != "" {
-			t.Errorf("answer %q", got)
+		go client()
+	}
+	eventually(t, "clients wait in its queue", func() bool {
+		q, err := n.s.steering.waiting(g.sockets)
+		return err == nil && q.ToAccept == 20
+	})
+	syscall.Kill(g.process.PID, syscall.SIGKILL)
+	for range 20 {
+		go client()
+	}
+	for range 40 {
+		if err := <-answers; err != nil {
+			t.Error(err)
 		}
 	}
-	eventually(t, "generation 2 serves", func() bool { return n.s.Status().Current == 2 })
+	eventually(t, "generation 2 serves", func() bool { return len(n.s.Results()) == 2 })
 	if r := n.s.Results(); len(r) != 2 || r[1].Cause != "crash" || r[1].Outcome != Passed {
 		t.Errorf("releases: %+v", r)
 	}

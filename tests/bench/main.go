@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -32,7 +33,7 @@ type plan struct {
 
 var (
 	full  = plan{rounds: 3, keepAlive: 4, fresh: 3, idle: 20, strict: 10}
-	short = plan{rounds: 1, keepAlive: 1, fresh: 1, idle: 3, strict: 2}
+	short = plan{rounds: 1, keepAlive: 1, fresh: 1, idle: 2, strict: 1}
 )
 
 func main() {
@@ -71,6 +72,10 @@ func bench(ctx context.Context, p plan, bin, only string) (_ *Report, err error)
 	if os.Geteuid() != 0 {
 		return nil, errors.New("it loads BPF programs and starts processes of other users, so it must be root")
 	}
+	chosen, err := choose(only)
+	if err != nil {
+		return nil, err
+	}
 	dir, err := os.MkdirTemp("", "baton-bench-")
 	if err != nil {
 		return nil, err
@@ -94,7 +99,7 @@ func bench(ctx context.Context, p plan, bin, only string) (_ *Report, err error)
 		return nil, err
 	}
 	defer origin.Close()
-	report, err := newReport(t, p)
+	report, err := newReport(t)
 	if err != nil {
 		return nil, err
 	}
@@ -111,10 +116,7 @@ func bench(ctx context.Context, p plan, bin, only string) (_ *Report, err error)
 			}
 		}
 	}()
-	for _, peer := range peers {
-		if only != "" && !strings.Contains(","+only+",", ","+peer.name+",") {
-			continue
-		}
+	for _, peer := range chosen {
 		s, err := newSite(dir, peer.name, origin.HTTPAddress(), origin.EchoAddress())
 		if err != nil {
 			return nil, err
@@ -133,6 +135,22 @@ func bench(ctx context.Context, p plan, bin, only string) (_ *Report, err error)
 	}
 	report.finish()
 	return report, nil
+}
+
+// choose returns the peers named, separated by commas, or all.
+func choose(names string) ([]peer, error) {
+	if names == "" {
+		return peers, nil
+	}
+	var chosen []peer
+	for name := range strings.SplitSeq(names, ",") {
+		i := slices.IndexFunc(peers, func(p peer) bool { return p.name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("no peer is called %q", name)
+		}
+		chosen = append(chosen, peers[i])
+	}
+	return chosen, nil
 }
 
 // measure has the peers take turns, so that what changes on the machine

@@ -19,7 +19,7 @@ type Report struct {
 	Date    time.Time `json:"date"`
 	Seconds float64   `json:"seconds"`
 	Version string    `json:"version"`
-	Kernel_ string    `json:"kernel_release"`
+	Linux   string    `json:"linux"`
 	CPUs    int       `json:"cpus"`
 	Load    string    `json:"loadavg_at_start"`
 	// Others is what others used of the machine's CPUs while this run paused, in percent.
@@ -51,7 +51,7 @@ type Expectation struct {
 
 var stages = []string{"validate", "start", "probe", "shift"}
 
-func newReport(t tools, _ plan) (*Report, error) {
+func newReport(t tools) (*Report, error) {
 	r := &Report{Date: time.Now(), CPUs: runtime.NumCPU()}
 	var err error
 	if r.Version, err = versionOf([]string{t.baton, "version"}); err != nil {
@@ -61,7 +61,7 @@ func newReport(t tools, _ plan) (*Report, error) {
 	if err := unix.Uname(&uts); err != nil {
 		return nil, err
 	}
-	r.Kernel_ = unix.ByteSliceToString(uts.Release[:])
+	r.Linux = unix.ByteSliceToString(uts.Release[:])
 	load, err := os.ReadFile("/proc/loadavg")
 	r.Load = strings.TrimSpace(string(load))
 	return r, err
@@ -69,7 +69,7 @@ func newReport(t tools, _ plan) (*Report, error) {
 
 // lookAround notes what others use of the machine. Called while all peers rest.
 func (r *Report) lookAround() error {
-	busy, err := othersBusy(300 * time.Millisecond)
+	busy, err := othersBusy(200 * time.Millisecond)
 	r.Others.add(busy)
 	return err
 }
@@ -123,7 +123,7 @@ func (r *Report) finish() {
 func (r *Report) disturbed() bool { return r.Others.Median() > 5 }
 
 func (r *Report) print(out io.Writer) {
-	fmt.Fprintf(out, "\n%s, %s, Linux %s, %d CPUs, %.0f s\n", r.Version, r.Date.UTC().Format("2006-01-02 15:04 UTC"), r.Kernel_, r.CPUs, r.Seconds)
+	fmt.Fprintf(out, "\n%s, %s, Linux %s, %d CPUs, %.0f s\n", r.Version, r.Date.UTC().Format("2006-01-02 15:04 UTC"), r.Linux, r.CPUs, r.Seconds)
 	fmt.Fprintf(out, "others used %s %% of the CPUs while this run paused (load %s)\n", r.Others.text(0), r.Load)
 	if r.disturbed() {
 		fmt.Fprintf(out, "DISTURBED: others were busy; the figures are worse than the machine allows\n")
@@ -192,7 +192,8 @@ func (r *Report) printStrict(out io.Writer) {
 }
 
 func (r *Report) printCost(out io.Writer) {
-	table(out, "cost of replacing\ttime, ms\tCPU, ms\tRSS alone, MiB\toverlap\tPSS alone, MiB\toverlap\tCPU alone, %\toverlap\t", func(t io.Writer) {
+	head := "cost of replacing\ttime, ms\tCPU, ms\tRSS alone, MiB\toverlap\tPSS alone, MiB\toverlap\tstrict clients\t(processes)\tCPU alone, %\toverlap\t"
+	table(out, head, func(t io.Writer) {
 		for _, p := range r.Peers {
 			overlap := func(digits int, of func(Memory) float64) string {
 				if p.Overlap == nil {
@@ -200,10 +201,11 @@ func (r *Report) printCost(out io.Writer) {
 				}
 				return fmt.Sprintf("%.*f", digits, of(*p.Overlap))
 			}
-			fmt.Fprintf(t, "%s\t%s\t%.0f\t%.1f\t%s\t%.1f\t%s\t%.0f\t%s\t\n", p.Name, p.Replace.text(0), p.ReplaceCPU,
+			fmt.Fprintf(t, "%s\t%s\t%.0f\t%.1f\t%s\t%.1f\t%s\t%.1f\t(%d)\t%.0f\t%s\t\n", p.Name, p.Replace.text(0), p.ReplaceCPU,
 				p.Alone.RSS, overlap(1, func(m Memory) float64 { return m.RSS }),
 				p.Alone.PSS, overlap(1, func(m Memory) float64 { return m.PSS }),
-				p.Alone.CPU, overlap(0, func(m Memory) float64 { return m.CPU }))
+				p.Strict.Peak.PSS, p.Strict.Peak.Processes,
+				*p.Alone.CPU, overlap(0, func(m Memory) float64 { return *m.CPU }))
 		}
 	})
 }

@@ -41,8 +41,8 @@ type Memory struct {
 	Processes int     `json:"processes"`
 	RSS       float64 `json:"rss_mib"`
 	PSS       float64 `json:"pss_mib"` // a page shared by n processes counts 1/n
-	// CPU is used without any traffic, in percent of one CPU.
-	CPU float64 `json:"cpu_percent"`
+	// CPU is used without any traffic, in percent of one CPU; nil if there was some.
+	CPU *float64 `json:"cpu_percent,omitempty"`
 }
 
 // run starts a peer and returns when it serves.
@@ -182,12 +182,14 @@ func (r *running) memory(ctx context.Context) (Memory, error) {
 		return Memory{}, err
 	}
 	u, err := r.usage()
-	return Memory{
-		Processes: u.count,
-		RSS:       float64(u.rss) / (1 << 20),
-		PSS:       float64(u.pss) / (1 << 20),
-		CPU:       100 * (u.cpu - before.cpu).Seconds() / during.Seconds(),
-	}, err
+	m := memoryOf(u)
+	cpu := 100 * (u.cpu - before.cpu).Seconds() / during.Seconds()
+	m.CPU = &cpu
+	return m, err
+}
+
+func memoryOf(u usage) Memory {
+	return Memory{Processes: u.count, RSS: float64(u.rss) / (1 << 20), PSS: float64(u.pss) / (1 << 20)}
 }
 
 // sleep waits, or returns early with the context's error.

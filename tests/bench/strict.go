@@ -32,6 +32,9 @@ type Strict struct {
 	// Before is how many failed before the first replacement; it has nothing to
 	// do with replacing.
 	Before int `json:"failed_before"`
+	// Peak is the memory while most of it was in use: several generations may
+	// have had streams at once.
+	Peak Memory `json:"peak"`
 	// Examples has one error of each kind that failed.
 	Examples map[demo.Kind]string `json:"examples,omitempty"`
 }
@@ -73,6 +76,8 @@ func strict(ctx context.Context, r *running, n int) (Strict, error) {
 	finish := func() { stop(); clients.Wait() }
 	defer finish()
 	clients.Go(func() { load.Run(loadCtx) })
+	var peak usage
+	clients.Go(func() { peak = r.peak(loadCtx) })
 	for range carefulClients {
 		clients.Go(func() {
 			c := careful{address: r.site.Web, ok: &ok, closed: &closed, failed: &failed}
@@ -99,8 +104,19 @@ func strict(ctx context.Context, r *running, n int) (Strict, error) {
 
 	s := tally(load.Ops(), began, r.noTrailers)
 	s.Replacements = n
+	s.Peak = memoryOf(peak)
 	s.Careful = Careful{int(ok.Load()), int(closed.Load()), int(failed.Load())}
 	return s, nil
+}
+
+// peak looks at the peer's memory until ctx is done.
+func (r *running) peak(ctx context.Context) (most usage) {
+	for sleep(ctx, 100*time.Millisecond) == nil {
+		if u, err := r.usage(); err == nil && u.pss > most.pss {
+			most = u
+		}
+	}
+	return most
 }
 
 // tally counts operations. With noTrailers an answer is whole without its

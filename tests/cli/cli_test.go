@@ -7,7 +7,7 @@
 //	exits CODE COMMAND   runs any command, which must exit with that code
 //	await RE COMMAND     runs a command again and again until its output matches
 //	signal NAME          sends HUP or TERM to the supervisor
-//	logged RE            the log of this script's supervisors has it
+//	logged RE            the log of the supervisor and its generations has it
 //	ended                waits for the supervisor to end, with exit code 0
 //	load URL             starts strict clients, which retry nothing
 //	answered             they have gone on, and no request of theirs has failed
@@ -15,6 +15,7 @@
 //	load stop            ends them
 //	hold ADDRESS HOW     another process listens there, exclusive or with reuseport
 //	hold stop            ends it
+//	liar                 is a generation that says it is ready and answers nobody
 //
 // and these are their variables: $RUN, a runtime_dir that does not exist yet;
 // $WEB, $ADMIN, $FREE and $OTHER, ports that are free; $ORIGIN, the address of
@@ -39,19 +40,43 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/baton-mesh/baton/proxy/contract"
 	"github.com/baton-mesh/baton/supervisor/cgroup"
 )
 
-func TestScripts(t *testing.T) {
+// liar is a generation that says it is ready and answers nobody: the test binary
+// under another name.
+const liar = "liar"
+
+func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == liar {
+		if err := contract.Notify("READY=1"); err != nil {
+			fmt.Fprintln(os.Stderr, "liar:", err)
+			os.Exit(1)
+		}
+		select {}
+	}
+	os.Exit(m.Run())
+}
+
+// TestAnyone runs what needs no supervisor, and so no privileges.
+func TestAnyone(t *testing.T) { scripts(t, "testdata/anyone") }
+
+// TestRoot runs what starts supervisors.
+func TestRoot(t *testing.T) {
 	if os.Geteuid() != 0 {
 		if os.Getenv("CI") == "true" {
 			t.Fatal("the supervisor needs root")
 		}
 		t.Skip("the supervisor needs root")
 	}
+	scripts(t, "testdata/root")
+}
+
+func scripts(t *testing.T, dir string) {
 	bin := build(t)
 	testscript.Run(t, testscript.Params{
-		Dir:                "testdata",
+		Dir:                dir,
 		RequireUniqueNames: true,
 		Setup:              func(env *testscript.Env) error { return setup(env, bin) },
 		Cmds:               commands,
@@ -66,6 +91,13 @@ func build(t *testing.T) string {
 	cmd.Dir = filepath.Join("..", "..")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %v\n%s", cmd.Args, err, out)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(self, filepath.Join(dir, liar)); err != nil {
+		t.Fatal(err)
 	}
 	return dir
 }
@@ -192,7 +224,7 @@ func nothingLeft(t testing.TB, run string) {
 	// As the supervisor names them: after the directory, without slashes.
 	instance := strings.ReplaceAll(strings.Trim(run, "/"), "/", "-")
 	for _, pattern := range []string{
-		"/sys/fs/bpf/baton/" + instance + "-*/*",
+		"/sys/fs/bpf/baton/" + instance + "-*",
 		own + "/baton-" + instance + "-*",
 		filepath.Join(run, "*.sock"),
 	} {

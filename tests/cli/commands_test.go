@@ -48,7 +48,7 @@ const enough = 20 * time.Second
 // node is what a script has running.
 type node struct {
 	supervisor *exec.Cmd
-	log        lockedBuffer
+	log        *lockedBuffer // the supervisor's and its generations'
 	done       chan struct{} // closed when the supervisor has ended
 	load       *load
 	held       net.Listener
@@ -106,7 +106,8 @@ func run(ts *testscript.TestScript, args []string) {
 	cmd := exec.Command(ts.Getenv("BIN")+"/baton", args...)
 	cmd.Dir = ts.MkAbs(".")
 	cmd.Env = environment(ts)
-	cmd.Stdout, cmd.Stderr = &n.log, &n.log
+	n.log = new(lockedBuffer)
+	cmd.Stdout, cmd.Stderr = n.log, n.log
 	ts.Check(cmd.Start())
 	done := make(chan struct{})
 	n.supervisor, n.done = cmd, done
@@ -231,12 +232,16 @@ func hold(ts *testscript.TestScript, args []string) {
 		return err
 	}}
 	config.SetMultipathTCP(false)
-	l, err := config.Listen(context.Background(), "tcp", args[0])
+	network := "tcp4"
+	if strings.HasPrefix(args[0], "[") {
+		network = "tcp6" // so that [::] is IPv6 only
+	}
+	l, err := config.Listen(context.Background(), network, args[0])
 	ts.Check(err)
 	n.held = l
 }
 
-// lockedBuffer takes the log of a supervisor and of its generations.
+// lockedBuffer is written and read at the same time.
 type lockedBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer

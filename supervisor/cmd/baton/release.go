@@ -101,9 +101,9 @@ func printResult(r supervisor.Result) {
 	fmt.Printf("release %d: %s", r.ID, strings.ReplaceAll(string(r.Outcome), "_", " "))
 	if r.Generation != 0 {
 		fmt.Printf(", generation %d", r.Generation)
-	}
-	if r.Previous != 0 {
-		fmt.Printf(" after %d", r.Previous)
+		if r.Previous != 0 {
+			fmt.Printf(" after %d", r.Previous)
+		}
 	}
 	fmt.Println()
 	if r.Reason != "" {

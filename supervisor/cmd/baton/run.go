@@ -26,6 +26,7 @@ const flushTimeout = 5 * time.Second
 
 func newRunCommand() *cobra.Command {
 	var path string
+	var unsteered bool
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Supervise, in the foreground",
@@ -36,17 +37,19 @@ SIGHUP releases with the file as it is now. SIGTERM and SIGINT let /readyz fail
 for shutdown.lead, then drain, then exit; a second one exits at once.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := run(cmd.Context(), path); err != nil {
+			if err := run(cmd.Context(), path, unsteered); err != nil {
 				return exitError{exitFailed, err}
 			}
 			return nil
 		},
 	}
 	cmd.Flags().StringVarP(&path, "config", "c", "", "configuration file")
+	cmd.Flags().BoolVar(&unsteered, "unsteered", false, "leave new flows to the kernel's hash, to see what steering is for")
+	cmd.Flags().MarkHidden("unsteered")
 	return cmd
 }
 
-func run(ctx context.Context, path string) error {
+func run(ctx context.Context, path string, unsteered bool) error {
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
 	// Before anything that takes time: a signal that comes early is not lost.
 	signals := make(chan os.Signal, 4)
@@ -74,7 +77,7 @@ func run(ctx context.Context, path string) error {
 	}()
 
 	s, err := supervisor.New(supervisor.Options{
-		Config: conf, ConfigPath: path, Log: log, Tracer: tracer, Version: version,
+		Config: conf, ConfigPath: path, Log: log, Tracer: tracer, Version: version, Unsteered: unsteered,
 		Serving: func() {
 			log.Info("serving", "listeners", len(conf.Listeners), "admin", conf.Admin.Socket)
 			if err := contract.Notify("READY=1"); err != nil {

@@ -43,6 +43,13 @@ func newReleasesCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "releases [ID]", Short: "List the releases that have ended, or show one", Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			var id uint64
+			if len(args) == 1 {
+				var err error
+				if id, err = strconv.ParseUint(args[0], 10, 64); err != nil {
+					return exitError{exitUsage, fmt.Errorf("%q is no release's number", args[0])}
+				}
+			}
 			socket, _ := cmd.Flags().GetString("socket")
 			all, err := admin.Dial(socket).Releases(cmd.Context())
 			if err != nil {
@@ -50,10 +57,6 @@ func newReleasesCommand() *cobra.Command {
 			}
 			if len(args) == 0 {
 				return output(cmd, all, func() { printReleases(all) })
-			}
-			id, err := strconv.ParseUint(args[0], 10, 64)
-			if err != nil {
-				return exitError{exitUsage, fmt.Errorf("%q is no release's number", args[0])}
 			}
 			for _, r := range all {
 				if r.ID == id {
