@@ -169,6 +169,7 @@ func (n *node) told(assignment string) bool {
 // stop begins the drain and waits until nothing more is accepted.
 func (n *node) stop() {
 	n.t.Helper()
+	before := n.Counts()[listener.New]
 	n.term()
 	for _, address := range []string{n.web, n.raw} {
 		if address == "" {
@@ -183,6 +184,8 @@ func (n *node) stop() {
 			return false
 		})
 	}
+	// The connections made just now may have been accepted.
+	eventually(n.t, "they are gone", func() bool { return n.Counts()[listener.New] <= before })
 }
 
 func listen(t *testing.T) *net.TCPListener {

@@ -98,6 +98,16 @@ type Status struct {
 	Waiting     uint64             `json:"waiting,omitempty"` // the id of the one that waits
 	Last        *Result            `json:"last,omitempty"`
 	Listeners   []ListenerStatus   `json:"listeners"`
+	Drained     Drained            `json:"drained"`
+}
+
+// Drained sums what generations left when they ended, since the supervisor
+// started.
+type Drained struct {
+	Ended        uint64 `json:"ended"` // generations
+	Cut          uint64 `json:"cut"`   // flows in the middle of something, by the deadline
+	IdleClosed   uint64 `json:"idle_closed"`
+	HalfOpenLeft uint64 `json:"half_open_left"`
 }
 
 // GenerationStatus is one generation at one moment.

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"context"
 	"errors"
 	"net"
 	"os"
@@ -9,6 +10,9 @@ import (
 
 	"github.com/baton-mesh/baton/supervisor/spawn"
 )
+
+// syncTimeout bounds the reading of what a generation said last.
+const syncTimeout = time.Second
 
 // longEnough is how long a generation must have served for its death to count
 // as the first in a row.
@@ -22,12 +26,23 @@ func (s *Supervisor) watch(g *generation) {
 	if !ended {
 		return
 	}
+	// Its last words, with the flows it had to cut, may still be unread.
+	heard, cancel := context.WithTimeout(context.Background(), syncTimeout)
+	defer cancel()
+	if err := s.notify.Sync(heard); err != nil {
+		s.log.Warn("what the generation said last may be lost", "generation", g.id, "error", err)
+	}
+
 	s.mu.Lock()
 	g.exit = exit
 	crashed := !g.stopping
 	served := g.state == Serving
 	s.leave(g)
 	g.state = Gone
+	s.drained.Ended++
+	s.drained.Cut += uint64(g.cut)
+	s.drained.IdleClosed += uint64(g.idleClosed)
+	s.drained.HalfOpenLeft += uint64(g.halfOpenLeft)
 	// Nobody could take what is queued for it: it stays in our copies until
 	// there is somebody.
 	held := crashed && served && s.shift.current == nil && !s.stopping

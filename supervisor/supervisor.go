@@ -78,6 +78,7 @@ type Supervisor struct {
 	kept        *recipe       // what the generation before the current one ran
 	history     []Result
 	outcomes    map[Outcome]uint64
+	drained     Drained
 	stopping    bool
 }
 
@@ -350,7 +351,7 @@ func (s *Supervisor) Status() Status {
 	st := Status{
 		State: "waiting", Version: s.opts.Version, PID: os.Getpid(),
 		Node: s.config.Node.Name, ServerID: s.config.Node.ServerID, Steering: "bpf",
-		Generations: []GenerationStatus{},
+		Generations: []GenerationStatus{}, Drained: s.drained,
 	}
 	if s.opts.Unsteered {
 		st.Steering = "none"

@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"testing"
+	"time"
 )
 
 // accepted returns a registered connection and the client's end of it.
@@ -75,4 +76,31 @@ func TestConnectionThatComesToRestAfterTheLastCallLeaves(t *testing.T) {
 	if _, err := client.Read(make([]byte, 1)); err != io.EOF || r.Tally() != (Tally{IdleClosed: 1}) {
 		t.Errorf("%v, %+v", err, r.Tally())
 	}
+}
+
+// Closing a socket with unread bytes resets it, and then the kernel throws away
+// what of the response it has not sent.
+func TestCloseWithUnreadBytesDeliversTheResponse(t *testing.T) {
+	c, client := accepted(t, NewRegistry(), Active)
+	client.(*net.TCPConn).SetReadBuffer(4 << 10)
+	c.SetWriteBuffer(256 << 10)
+	io.WriteString(client, "the next request")
+	response := make([]byte, 128<<10)
+	if _, err := c.Write(response); err != nil {
+		t.Fatal(err)
+	}
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		c.Close()
+	}()
+	select { // until it is done, or must be lingering
+	case <-closed:
+	case <-time.After(lingerTime / 5):
+	}
+	if got, err := io.ReadAll(client); len(got) != len(response) || err != nil {
+		t.Errorf("%d octets of %d, %v", len(got), len(response), err)
+	}
+	client.Close()
+	<-closed
 }

@@ -150,6 +150,7 @@ func fullQueue(t *testing.T) string {
 // A server may close an unused connection at the very moment a request is sent on it.
 func TestPooledConnectionThatDiedIsReplaced(t *testing.T) {
 	var conns atomic.Int64
+	var reused atomic.Bool
 	u := New(config.Upstream{MaxIdle: 8, Endpoints: []string{server(t, func(c net.Conn, r *bufio.Reader) {
 		first := conns.Add(1) == 1
 		if _, err := http.ReadRequest(r); err != nil {
@@ -157,7 +158,8 @@ func TestPooledConnectionThatDiedIsReplaced(t *testing.T) {
 		}
 		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 		if first {
-			http.ReadRequest(r) // taken, and dropped with the connection
+			_, err := http.ReadRequest(r) // taken, and dropped with the connection
+			reused.Store(err == nil)
 		}
 	})}})
 	defer u.Close()
@@ -173,8 +175,8 @@ func TestPooledConnectionThatDiedIsReplaced(t *testing.T) {
 		res.Body.Close()
 		endpoint.Release()
 	}
-	if conns.Load() != 2 {
-		t.Errorf("%d connections; the first must be reused and then replaced", conns.Load())
+	if conns.Load() != 2 || !reused.Load() {
+		t.Errorf("%d connections, reused %t; the first must be reused and then replaced", conns.Load(), reused.Load())
 	}
 }
 

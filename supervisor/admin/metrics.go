@@ -17,11 +17,15 @@ var (
 	generationsDesc = prometheus.NewDesc("baton_generations", "Living generations by state.", []string{"state"}, nil)
 	releasesDesc    = prometheus.NewDesc("baton_releases_total", "Releases that have ended, by outcome.", []string{"outcome"}, nil)
 	stageDesc       = prometheus.NewDesc("baton_last_release_stage_seconds", "How long each stage of the last release took.", []string{"stage"}, nil)
+	endedDesc       = prometheus.NewDesc("baton_generations_ended_total", "Generations that have ended.", nil, nil)
+	cutDesc         = prometheus.NewDesc("baton_drain_cut_flows_total", "Flows that a drain's deadline cut in the middle of something.", nil, nil)
+	idleClosedDesc  = prometheus.NewDesc("baton_drain_idle_closed_total", "Idle keep-alive connections closed at a drain's deadline.", nil, nil)
+	halfOpenDesc    = prometheus.NewDesc("baton_drain_half_open_left_total", "Handshakes unfinished when a drain stopped waiting for them; they go over by kernel migration.", nil, nil)
 	runsDesc        = prometheus.NewDesc("baton_steering_runs_total", "How often the steering program chose, by listener, slot (none: no slot) and reason. A flow can take more than one run.", []string{"listener", "slot", "reason"}, nil)
 )
 
 func (collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{readyDesc, currentDesc, generationsDesc, releasesDesc, stageDesc, runsDesc} {
+	for _, d := range []*prometheus.Desc{readyDesc, currentDesc, generationsDesc, releasesDesc, stageDesc, endedDesc, cutDesc, idleClosedDesc, halfOpenDesc, runsDesc} {
 		ch <- d
 	}
 }
@@ -50,6 +54,10 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for outcome, n := range c.supervisor.Outcomes() {
 		counter(releasesDesc, float64(n), string(outcome))
 	}
+	counter(endedDesc, float64(st.Drained.Ended))
+	counter(cutDesc, float64(st.Drained.Cut))
+	counter(idleClosedDesc, float64(st.Drained.IdleClosed))
+	counter(halfOpenDesc, float64(st.Drained.HalfOpenLeft))
 	if st.Last != nil {
 		for _, stage := range st.Last.Stages {
 			gauge(stageDesc, stage.Milliseconds/1000, stage.Name)

@@ -72,6 +72,9 @@ func StartNode(ctx context.Context, executable string, s Settings, env ...string
 	defer log.Close() // the process has its own copy
 
 	n.cmd = exec.Command(executable, "run", "--config", file)
+	if s.Unsteered {
+		n.cmd.Args = append(n.cmd.Args, "--unsteered")
+	}
 	n.cmd.Env = append(os.Environ(), env...)
 	n.cmd.Stdout, n.cmd.Stderr = log, log
 	// An interrupt from the terminal is for whoever runs the node, who then
@@ -87,6 +90,9 @@ func StartNode(ctx context.Context, executable string, s Settings, env ...string
 
 // LogFile is where the supervisor and its generations write.
 func (n *Node) LogFile() string { return filepath.Join(n.Dir, "baton.log") }
+
+// Admin is the host:port of metrics and health.
+func (n *Node) Admin() string { return n.admin }
 
 // PID is the supervisor's.
 func (n *Node) PID() int { return n.cmd.Process.Pid }
@@ -162,7 +168,16 @@ func (n *Node) Status(ctx context.Context) (*Status, error) {
 // printed, whatever the outcome. An error means that the command itself broke
 // its promise: no answer, or another exit code than the one it printed.
 func (n *Node) Release(ctx context.Context, file string) (*Result, error) {
-	cmd := exec.CommandContext(ctx, n.executable, "--socket", n.socket, "release", "--config", file, "-o", "json")
+	return n.release(ctx, "--config", file)
+}
+
+// ReleaseUnwatched is Release with --no-verify.
+func (n *Node) ReleaseUnwatched(ctx context.Context, file string) (*Result, error) {
+	return n.release(ctx, "--no-verify", "--config", file)
+}
+
+func (n *Node) release(ctx context.Context, args ...string) (*Result, error) {
+	cmd := exec.CommandContext(ctx, n.executable, append([]string{"--socket", n.socket, "-o", "json", "release"}, args...)...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()

@@ -18,6 +18,8 @@ type Settings struct {
 	// MaxGenerations defaults to 32: at the cap a drain's deadline is shortened,
 	// and a stream of seconds may then be cut.
 	MaxGenerations int
+	// Unsteered leaves new flows to the kernel's hash over all generations.
+	Unsteered bool
 }
 
 var configTemplate = template.Must(template.New("config").Parse(`node: {name: demo, server_id: 1}

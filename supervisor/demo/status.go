@@ -1,5 +1,7 @@
 package demo
 
+import "strings"
+
 // What the commands print is decoded here anew, as a program outside Baton
 // would: a field that is renamed by mistake makes the demo fail.
 
@@ -11,7 +13,10 @@ type Status struct {
 	Generations []struct {
 		ID, Slot, PID int
 		State         string
-		Cut           int // flows its drain deadline cut
+		Message       string // what it says of itself
+	}
+	Drained struct {
+		Ended, Cut int // generations, and flows their deadlines cut
 	}
 	// Release is the one under way.
 	Release *struct {
@@ -45,6 +50,16 @@ type Stage struct {
 	Name  string  `json:"name"`
 	MS    float64 `json:"ms"`
 	Error string  `json:"error,omitempty"`
+}
+
+// Draining reports whether a generation has been told to stop, by its own word.
+func (s *Status) Draining(generation int) bool {
+	for _, g := range s.Generations {
+		if g.ID == generation {
+			return strings.HasPrefix(g.Message, "draining")
+		}
+	}
+	return false
 }
 
 // serving is the generation that gets all new flows, 0 while they are shared.

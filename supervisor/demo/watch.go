@@ -14,7 +14,6 @@ type Watcher struct {
 	mu     sync.Mutex
 	latest *Status
 	shifts []Shift
-	cut    map[int]int // by generation, the most ever reported
 }
 
 // Shift is one generation taking over all new flows. The instant lies in the window.
@@ -33,12 +32,6 @@ func (w *Watcher) Run(ctx context.Context) {
 		if s, err := w.Node.Status(ctx); err == nil {
 			w.mu.Lock()
 			w.latest = s
-			if w.cut == nil {
-				w.cut = make(map[int]int)
-			}
-			for _, g := range s.Generations {
-				w.cut[g.ID] = max(w.cut[g.ID], g.Cut)
-			}
 			if g := s.serving(); g > known {
 				if known > 0 {
 					w.shifts = append(w.shifts, Shift{Window{before, time.Now()}, g, s.PIDOf(g)})
@@ -69,14 +62,13 @@ func (w *Watcher) Shifts() []Shift {
 	return w.shifts[:len(w.shifts):len(w.shifts)]
 }
 
-// Cut is how many flows the nodes' drain deadlines have cut, by the
+// Cut is how many flows the deadlines of drains that ended have cut, by the
 // supervisor's own count.
 func (w *Watcher) Cut() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	sum := 0
-	for _, n := range w.cut {
-		sum += n
+	if w.latest == nil {
+		return 0
 	}
-	return sum
+	return w.latest.Drained.Cut
 }

@@ -38,10 +38,10 @@ func TestWatcherSeesEachShiftOnce(t *testing.T) {
 		`{"state":"serving","current":1,"generations":[{"id":1,"pid":11,"state":"serving"}]}`,
 		`{"current":1,"generations":[{"id":1,"pid":11},{"id":2,"pid":12,"state":"ready"}],"release":{"stage":"shift","generation":2,"weight":0.01}}`,
 		`{"current":1,"generations":[{"id":1,"pid":11},{"id":2,"pid":12,"state":"ready"}],"release":{"stage":"verify","generation":2,"weight":1}}`,
-		`{"current":2,"generations":[{"id":1,"pid":11,"state":"draining","cut":2},{"id":2,"pid":12}]}`,
+		`{"current":2,"generations":[{"id":1,"pid":11,"state":"draining"},{"id":2,"pid":12}]}`,
 		`{"current":2,"generations":[{"id":2,"pid":12},{"id":3,"pid":13}],"release":{"stage":"verify","generation":3,"weight":1}}`,
 		`{"current":2,"generations":[{"id":2,"pid":12}]}`, // rolled back
-		`{"current":2,"generations":[{"id":2,"pid":12},{"id":4,"pid":14}],"release":{"stage":"verify","generation":4,"weight":1}}`,
+		`{"current":2,"generations":[{"id":2,"pid":12},{"id":4,"pid":14}],"release":{"stage":"verify","generation":4,"weight":1},"drained":{"ended":1,"cut":2}}`,
 	)
 	w := &Watcher{Node: node}
 	ctx, cancel := context.WithCancel(t.Context())

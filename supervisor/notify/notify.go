@@ -3,11 +3,14 @@
 package notify
 
 import (
+	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -29,6 +32,9 @@ type Message struct {
 type Socket struct {
 	conn *net.UnixConn
 	path string
+
+	mu       sync.Mutex
+	barriers map[string]chan struct{} // by name; closed when Receive meets it
 }
 
 // Linux constants that x/sys lacks: include/uapi/asm-generic/socket.h and
@@ -56,7 +62,7 @@ func Listen(path string) (*Socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Socket{conn, path}
+	s := &Socket{conn: conn, path: path, barriers: map[string]chan struct{}{}}
 	if err := s.configure(); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
@@ -94,10 +100,54 @@ func (s *Socket) Receive() (Message, error) {
 		if err != nil {
 			return Message{}, err
 		}
-		if m, ok := parse(buf[:n], oob[:on]); ok {
-			return m, nil
+		m, ok := parse(buf[:n], oob[:on])
+		if !ok || m.PID == os.Getpid() && s.passed(m.Fields[barrierField]) {
+			continue
 		}
+		return m, nil
 	}
+}
+
+// barrierField names the datagram that [Socket.Sync] sends to itself.
+const barrierField = "X_BATON_BARRIER"
+
+// Sync returns when Receive has returned, and its caller come back for more,
+// for everything that was sent before the call: the last words of a process
+// that has ended are still in the queue then. It ends with ctx.
+func (s *Socket) Sync(ctx context.Context) error {
+	name := rand.Text()
+	passed := make(chan struct{})
+	s.mu.Lock()
+	s.barriers[name] = passed
+	s.mu.Unlock()
+	defer s.passed(name)
+
+	c, err := net.Dial("unixgram", s.path)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if _, err := c.Write([]byte(barrierField + "=" + name)); err != nil {
+		return err
+	}
+	select {
+	case <-passed:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// passed opens the barrier of that name, if there is one.
+func (s *Socket) passed(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, ok := s.barriers[name]
+	if ok {
+		delete(s.barriers, name)
+		close(c)
+	}
+	return ok
 }
 
 func parse(text, oob []byte) (m Message, ok bool) {

@@ -125,7 +125,11 @@ func startRun(t *testing.T) *run {
 	t.Helper()
 	// At the cap a drain is shortened. Streams of three seconds and releases in
 	// a row keep about a dozen generations alive.
-	settings := demo.Settings{MaxGenerations: 64}
+	return startRunWith(t, demo.Settings{MaxGenerations: 64})
+}
+
+func startRunWith(t *testing.T, settings demo.Settings) *run {
+	t.Helper()
 	node := startNode(t, settings)
 	file, err := node.WriteConfig("candidate", settings)
 	if err != nil {
@@ -155,7 +159,8 @@ func (r *run) finish() {
 }
 
 // release releases once and fails the test unless it passed. From the
-// candidate's start to its shift it connects in bursts; with hold the old
+// candidate's start until the old generation has closed its listeners it
+// connects in bursts: that is when connections get lost. With hold the old
 // generation is stopped for that time, and they wait in its queue.
 func (r *run) release(t *testing.T, hold bool) *demo.Result {
 	t.Helper()
@@ -186,15 +191,15 @@ func (r *run) release(t *testing.T, hold bool) *demo.Result {
 	var bursts sync.WaitGroup
 	for _, kind := range []demo.Kind{demo.HTTPNew, demo.TCPNew} {
 		bursts.Go(func() {
-			for !over() {
+			for !over() || !r.closed(old.Current) {
 				r.load.Burst(kind, 32)
 			}
 		})
 	}
 	poll(over)
 	resume()
-	bursts.Wait()
 	<-ended
+	bursts.Wait()
 	r.windows = append(r.windows, demo.Window{From: began, To: time.Now()})
 
 	if err != nil {
@@ -210,6 +215,14 @@ func (r *run) release(t *testing.T, hold bool) *demo.Result {
 		r.halfOpen++
 	}
 	return result
+}
+
+// closed reports whether a generation has stopped listening: it says that it
+// drains, or is gone.
+func (r *run) closed(generation int) bool {
+	s := r.watch.Latest()
+	pid := s.PIDOf(generation)
+	return pid == 0 || s.Draining(generation)
 }
 
 // pause stops a process of the supervisor and returns what lets it go on.
