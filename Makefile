@@ -4,11 +4,13 @@ GOLANGCI_LINT := v2.15.0
 
 # What the targets need beyond Go, as Debian packages.
 TEST_PACKAGES     := curl wrk nghttp2-client iproute2
+BENCH_PACKAGES    := nginx libnginx-mod-stream haproxy wrk
 GENERATE_PACKAGES := $(CLANG) $(CLANG:clang%=llvm%) libbpf-dev linux-libc-dev
 
-PREFIX    ?= /usr/local
-TESTFLAGS ?=
-VERSION   := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+PREFIX     ?= /usr/local
+TESTFLAGS  ?=
+BENCHFLAGS ?=
+VERSION    := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
 # The version comes from VERSION; Go's own stamp fails where another user owns the clone.
 export GOFLAGS += -buildvcs=false
@@ -17,7 +19,7 @@ export BPF2GO_CC := $(CLANG)
 LINT := bin/tools/golangci-lint-$(GOLANGCI_LINT)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test check generate verifier soak install clean help
+.PHONY: build demo test check generate verifier soak bench install clean help
 
 build: ## build bin/baton and bin/baton-proxy
 	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/ ./supervisor/cmd/baton ./proxy/cmd/baton-proxy
@@ -47,6 +49,10 @@ verifier: ## instructions and stack of each BPF program, as the verifier counts 
 
 soak: build ## 1,000 releases in a row: nothing may grow (root)
 	BATON_TEST_SOAK=1 go test -count=1 -timeout 2h -run TestThousandReleases -v ./tests/release
+
+bench: build ## what a release costs, and other ways of replacing a proxy beside it (root, six minutes)
+	@tests/install $(BENCH_PACKAGES)
+	go run ./tests/bench $(BENCHFLAGS)
 
 install: build ## install the two binaries in PREFIX/bin (/usr/local/bin)
 	install -D -t $(DESTDIR)$(PREFIX)/bin bin/baton bin/baton-proxy

@@ -10,14 +10,24 @@ const (
 	// answered: a client that vanished would hold it up for 63 s otherwise
 	// (tcp_synack_retries). What is unfinished then goes over by migration.
 	halfOpenWait = 3 * time.Second
+	// acceptWait bounds the wait for the generation to accept what is queued. One
+	// that is at its max_connections accepts nothing until it is told to stop.
+	acceptWait = 3 * time.Second
 	// queuePoll is how often the queues are read; a reading takes some 50 µs.
 	queuePoll = 5 * time.Millisecond
-	// lastCall is how long before the deadline a generation of ours is told,
-	// by a second SIGTERM, to say goodbye to what is left: a tenth of the drain,
-	// which it spreads its close frames over, and the time to hear them answered.
-	lastCallShare, lastCallMost = 10, 5 * time.Second
-	lastCallAnswer              = 2 * time.Second
+	// lastCallMost and lastCallAnswer bound how long before the deadline a
+	// generation of ours is told, by a second SIGTERM, to say goodbye to what is
+	// left: it spreads that over a tenth of the drain, then hears the answers.
+	lastCallMost   = 5 * time.Second
+	lastCallAnswer = 3 * time.Second
+	// killAfter is what a generation has left when nobody waits for it any more.
+	killAfter = time.Second
 )
+
+// lastCallBefore is the time that a generation of ours needs for its last call.
+func lastCallBefore(timeout time.Duration) time.Duration {
+	return min(timeout/10, lastCallMost) + min(timeout/5, lastCallAnswer)
+}
 
 // retire sends a generation to drain and then to reap, beside what comes next.
 // s.mu is held.
@@ -67,23 +77,29 @@ func (s *Supervisor) drain(g *generation, timeout time.Duration) {
 		return // it has ended
 	}
 
-	last := deadline
-	if !g.leftover() && g.recipe.config.Proxy.Baton {
-		last = deadline.Add(-min(timeout/lastCallShare, lastCallMost) - min(lastCallAnswer, timeout/lastCallShare))
-	}
-	lastCall := time.NewTimer(time.Until(last))
+	goodbye := killAfter
+	lastCall := time.NewTimer(timeout)
 	defer lastCall.Stop()
-	squeezed := g.squeezed
+	if !g.leftover() && g.recipe.config.Proxy.Baton {
+		goodbye = lastCallBefore(timeout)
+		lastCall.Reset(time.Until(deadline.Add(-goodbye)))
+	}
+	squeezed, hurried := g.squeezed, s.hurried
 	for {
 		select {
 		case <-g.exited:
 			return
+		case <-hurried:
+			hurried = nil
+			end.Reset(killAfter)
+			lastCall.Reset(0)
 		case <-squeezed:
 			squeezed = nil
-			end.Reset(min(lastCallAnswer, time.Until(deadline)))
+			left := min(goodbye, time.Until(deadline))
+			end.Reset(left)
 			lastCall.Reset(0)
 			s.mu.Lock()
-			g.deadline = time.Now()
+			g.deadline = time.Now().Add(left)
 			s.mu.Unlock()
 		case <-lastCall.C:
 			g.process.Signal(syscall.SIGTERM)
@@ -127,7 +143,10 @@ func (s *Supervisor) emptyQueues(g *generation, end <-chan time.Time) {
 	if err := s.steering.node.Fence(); err != nil {
 		s.log.Error("fence", "error", err)
 	}
-	s.pollQueues(g, end, func(q QueueLengths) bool { return q.ToAccept == 0 })
+	begin = time.Now()
+	s.pollQueues(g, end, func(q QueueLengths) bool {
+		return q.ToAccept == 0 || time.Since(begin) > acceptWait
+	})
 
 	if left.HalfOpen > 0 {
 		s.log.Warn("handshakes stay half open: they go over by migration", "generation", g.id, "half_open", left.HalfOpen)

@@ -116,7 +116,7 @@ func treeUsage(roots ...int) (usage, error) {
 	var sum usage
 	for todo := roots; len(todo) > 0; {
 		pid := todo[len(todo)-1]
-		todo = append(todo[:len(todo)-1:len(todo)-1], children[0]...)
+		todo = append(todo[:len(todo)-1:len(todo)-1], children[pid]...)
 		sum.cpu += spent[pid]
 		// One that has ended meanwhile has no memory.
 		if m, err := memory(pid); err == nil {

@@ -223,6 +223,13 @@ func nothingLeft(t testing.TB, run string) {
 	}
 	// As the supervisor names them: after the directory, without slashes.
 	instance := strings.ReplaceAll(strings.Trim(run, "/"), "/", "-")
+	orphans, err := filepath.Glob(own + "/baton-" + instance + "-*/gen-*/cgroup.kill")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kill := range orphans {
+		os.WriteFile(kill, []byte("1"), 0)
+	}
 	for _, pattern := range []string{
 		"/sys/fs/bpf/baton/" + instance + "-*",
 		own + "/baton-" + instance + "-*",

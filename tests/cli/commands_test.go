@@ -1,16 +1,15 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -48,7 +47,7 @@ const enough = 20 * time.Second
 // node is what a script has running.
 type node struct {
 	supervisor *exec.Cmd
-	log        *lockedBuffer // the supervisor's and its generations'
+	log        string        // file of the supervisor's log and its generations'
 	done       chan struct{} // closed when the supervisor has ended
 	load       *load
 	held       net.Listener
@@ -81,7 +80,8 @@ func (n *node) cleanUp(t testing.TB) {
 		<-n.done
 	}
 	if t.Failed() {
-		t.Logf("log of the supervisor:\n%s", n.log.String())
+		log, err := os.ReadFile(n.log)
+		t.Logf("log of the supervisor (%v):\n%s", err, log)
 	}
 }
 
@@ -106,8 +106,12 @@ func run(ts *testscript.TestScript, args []string) {
 	cmd := exec.Command(ts.Getenv("BIN")+"/baton", args...)
 	cmd.Dir = ts.MkAbs(".")
 	cmd.Env = environment(ts)
-	n.log = new(lockedBuffer)
-	cmd.Stdout, cmd.Stderr = n.log, n.log
+	n.log = filepath.Join(ts.MkAbs("."), "log")
+	log, err := os.Create(n.log)
+	ts.Check(err)
+	defer log.Close()
+	// A file, since a pipe would stay open in a generation whose supervisor died.
+	cmd.Stdout, cmd.Stderr = log, log
 	ts.Check(cmd.Start())
 	done := make(chan struct{})
 	n.supervisor, n.done = cmd, done
@@ -121,7 +125,7 @@ func run(ts *testscript.TestScript, args []string) {
 			ts.Fatalf("the supervisor ended: %v", cmd.ProcessState)
 		default:
 		}
-		return strings.Contains(n.log.String(), `"msg":"serving"`)
+		return strings.Contains(ts.ReadFile(n.log), `"msg":"serving","listeners"`)
 	})
 }
 
@@ -209,7 +213,7 @@ func logged(ts *testscript.TestScript, args []string) {
 	}
 	re, err := regexp.Compile("(?m)" + args[0])
 	ts.Check(err)
-	if !re.MatchString(nodeOf(ts).log.String()) {
+	if !re.MatchString(ts.ReadFile(nodeOf(ts).log)) {
 		ts.Fatalf("the supervisor has not logged %s", args[0])
 	}
 }
@@ -239,22 +243,4 @@ func hold(ts *testscript.TestScript, args []string) {
 	l, err := config.Listen(context.Background(), network, args[0])
 	ts.Check(err)
 	n.held = l
-}
-
-// lockedBuffer is written and read at the same time.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }

@@ -8,6 +8,8 @@
 //	└────┬─────┘          └─────┬────┘    fd77::1, fd77::2, … /64
 //	     └──────── switch ──────┘
 //
+// [Distant] makes two hosts with a link between them that takes its time.
+//
 // Everything is anonymous: it has no name on the machine, so tests run side by
 // side, and the kernel takes all of it back when the last descriptor closes,
 // even if the test is killed.
@@ -28,10 +30,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Interface is the name of every host's link to the switch.
+// Interface is the name of every host's link to the others.
 const Interface = "eth0"
 
-// Host is a network namespace with a loopback interface and a link to the switch.
+// Host is a network namespace with a loopback interface and a link to other hosts.
 type Host struct {
 	Name  string
 	Addr4 netip.Addr // 10.77.0.n, n counted from 1
@@ -44,12 +46,7 @@ type Host struct {
 // test ends. Without root the test is skipped, but in CI that is a failure.
 func New(t testing.TB, names ...string) []*Host {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("network namespaces need root")
-		}
-		t.Skip("network namespaces need root")
-	}
+	needRoot(t)
 	hub, err := newNamespace()
 	if err != nil {
 		t.Fatal(err)
@@ -70,23 +67,38 @@ func New(t testing.TB, names ...string) []*Host {
 
 	hosts := make([]*Host, len(names))
 	for i, name := range names {
-		n := byte(i + 1)
-		ns, err := newNamespace()
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { ns.Close() })
-		hosts[i] = &Host{
-			Name:  name,
-			Addr4: netip.AddrFrom4([4]byte{10, 77, 0, n}),
-			Addr6: netip.AddrFrom16([16]byte{0: 0xfd, 1: 0x77, 15: n}),
-			ns:    ns,
-		}
+		hosts[i] = newHost(t, name, byte(i+1))
 		if err := hosts[i].plug(bridge, br, i); err != nil {
 			t.Fatalf("testnet: host %s: %v", name, err)
 		}
 	}
 	return hosts
+}
+
+func needRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("network namespaces need root")
+		}
+		t.Skip("network namespaces need root")
+	}
+}
+
+// newHost makes the n-th host of a network, without its link.
+func newHost(t testing.TB, name string, n byte) *Host {
+	t.Helper()
+	ns, err := newNamespace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ns.Close() })
+	return &Host{
+		Name:  name,
+		Addr4: netip.AddrFrom4([4]byte{10, 77, 0, n}),
+		Addr6: netip.AddrFrom16([16]byte{0: 0xfd, 1: 0x77, 15: n}),
+		ns:    ns,
+	}
 }
 
 // plug joins the host to the switch by a pair of interfaces.
@@ -102,6 +114,14 @@ func (h *Host) plug(bridge *netlink.Handle, br *netlink.Bridge, port int) error 
 	if err := bridge.LinkSetUp(veth); err != nil {
 		return fmt.Errorf("start the switch's end: %w", err)
 	}
+	if err := h.start(); err != nil {
+		return err
+	}
+	return h.Do(checksumInSoftware)
+}
+
+// start gives the host's link its addresses and sets the interfaces up.
+func (h *Host) start() error {
 	host, err := netlink.NewHandleAt(netNS(h.ns))
 	if err != nil {
 		return fmt.Errorf("netlink: %w", err)
@@ -128,7 +148,7 @@ func (h *Host) plug(bridge *netlink.Handle, br *netlink.Bridge, port int) error 
 			}
 		}
 	}
-	return h.Do(checksumInSoftware)
+	return nil
 }
 
 // Do runs fn inside the host and returns its error. Sockets that fn opens stay

@@ -1,0 +1,160 @@
+package testnet
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// tunDevice is the kernel's way to make an interface out of a descriptor.
+	tunDevice = "/dev/net/tun"
+	// queueLength is how many packets the kernel keeps for us to fetch, and
+	// twice as many are under way in each direction. It drops what is more: the
+	// windows of dozens of connections fit, 30 MB.
+	queueLength = 10_000
+	// largestPacket is the most an interface of this kind hands over at once.
+	largestPacket = 64 << 10
+)
+
+// Distant makes two hosts joined by a link on which each packet takes half of
+// rtt, in order and without loss: a packet lost fails the test. So a handshake
+// takes rtt, and is half open at the server for as long, which no virtual link
+// of the kernel can show without the netem queue, an option that kernels for
+// virtual machines leave out.
+//
+// The link carries IP packets: the hosts have no hardware addresses.
+func Distant(t testing.TB, rtt time.Duration, one, other string) (*Host, *Host) {
+	t.Helper()
+	needRoot(t)
+	a, b := newHost(t, one, 1), newHost(t, other, 2)
+	var ends []*os.File
+	var carriers sync.WaitGroup
+	t.Cleanup(func() {
+		for _, h := range []*Host{a, b} {
+			if n, err := h.lost(); n > 0 || err != nil {
+				t.Errorf("testnet: %d packets were lost at host %s, %v", n, h.Name, err)
+			}
+		}
+		for _, end := range ends {
+			end.Close()
+		}
+		carriers.Wait()
+	})
+	for _, h := range []*Host{a, b} {
+		end, err := h.openLink()
+		if err != nil {
+			t.Fatalf("testnet: host %s: %v", h.Name, err)
+		}
+		ends = append(ends, end)
+	}
+	for i, from := range ends {
+		carriers.Go(func() { carry(from, ends[1-i], rtt/2) })
+	}
+	// Only now, so that somebody fetches from the first packet on.
+	for _, h := range []*Host{a, b} {
+		if err := h.start(); err != nil {
+			t.Fatalf("testnet: host %s: %v", h.Name, err)
+		}
+	}
+	return a, b
+}
+
+// carry takes packets from one end and delivers each at the other when its time
+// has come, until the ends are closed.
+func carry(from, to *os.File, delay time.Duration) {
+	type packet struct {
+		due  time.Time
+		data []byte
+	}
+	// All take equally long, so the order they come in is the order they are due in.
+	under := make(chan packet, 2*queueLength)
+	var delivery sync.WaitGroup
+	delivery.Go(func() {
+		for p := range under {
+			time.Sleep(time.Until(p.due))
+			// What fails here has been counted by the kernel, or the link is closed.
+			to.Write(p.data)
+		}
+	})
+	defer delivery.Wait()
+	defer close(under)
+	buf := make([]byte, largestPacket)
+	for {
+		n, err := from.Read(buf)
+		if err != nil {
+			return
+		}
+		under <- packet{time.Now().Add(delay), append([]byte(nil), buf[:n]...)}
+	}
+}
+
+// openLink makes the host's link out of a descriptor that reads what the host
+// sends, one packet at a time, and writes what it receives.
+func (h *Host) openLink() (end *os.File, err error) {
+	err = h.Do(func() error { // the interface appears where the descriptor was opened
+		fd, err := openTun()
+		if err != nil {
+			return err
+		}
+		req, err := unix.NewIfreq(Interface)
+		if err == nil {
+			req.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
+			err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
+		}
+		if err != nil {
+			unix.Close(fd)
+			return fmt.Errorf("make its link: %w", err)
+		}
+		// Not before: the runtime cannot poll a descriptor that has no interface yet.
+		end = os.NewFile(uintptr(fd), tunDevice)
+		link, err := netlink.LinkByName(Interface)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetTxQLen(link, queueLength)
+	})
+	if err != nil && end != nil {
+		end.Close()
+	}
+	return end, err
+}
+
+// openTun opens the device, which containers often lack.
+func openTun() (int, error) {
+	const flags = unix.O_RDWR | unix.O_CLOEXEC | unix.O_NONBLOCK
+	fd, err := unix.Open(tunDevice, flags, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = errors.Join(os.MkdirAll(filepath.Dir(tunDevice), 0o755),
+			unix.Mknod(tunDevice, unix.S_IFCHR|0o666, int(unix.Mkdev(10, 200))))
+		if err == nil {
+			fd, err = unix.Open(tunDevice, flags, 0)
+		}
+	}
+	if err != nil {
+		return -1, fmt.Errorf("open %s: %w", tunDevice, err)
+	}
+	return fd, nil
+}
+
+// lost is how many packets the host's link has dropped, in either direction.
+func (h *Host) lost() (n uint64, err error) {
+	err = h.Do(func() error {
+		link, err := netlink.LinkByName(Interface)
+		if err != nil {
+			return err
+		}
+		s := link.Attrs().Statistics
+		n = s.TxDropped + s.RxDropped + s.TxErrors + s.RxErrors
+		return nil
+	})
+	return n, err
+}
