@@ -174,6 +174,8 @@ func (s *Supervisor) pollQueues(g *generation, end <-chan time.Time, enough func
 			return q
 		case <-g.squeezed:
 			return q
+		case <-s.hurried:
+			return q
 		case <-end:
 			return q
 		}

@@ -54,6 +54,7 @@ type Supervisor struct {
 	steering *steering
 	cgroups  *cgroup.Base // nil where there is no cgroup2
 
+	hurried chan struct{} // closed when the operator waits no longer
 	wake    chan struct{} // one token: there may be work for the release loop
 	abandon chan struct{} // closed when what an earlier supervisor left is left once more
 	work    sync.WaitGroup
@@ -99,6 +100,7 @@ func New(o Options) (_ *Supervisor, err error) {
 	s := &Supervisor{
 		opts: o, config: o.Config, log: o.Log, tracer: o.Tracer,
 		outcomes: map[Outcome]uint64{},
+		hurried:  make(chan struct{}),
 		wake:     make(chan struct{}, 1), abandon: make(chan struct{}),
 	}
 	if s.log == nil {
@@ -238,9 +240,7 @@ func (s *Supervisor) shutdown(timeout time.Duration, hurry <-chan struct{}) {
 	select {
 	case <-ended:
 	case <-hurry:
-		for _, g := range live {
-			g.squeeze()
-		}
+		close(s.hurried)
 		<-ended
 	}
 	s.notify.Close() // ends hear

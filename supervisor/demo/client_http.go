@@ -24,12 +24,12 @@ type httpConn struct {
 	dialled time.Time
 }
 
-func (a *attempt) dialHTTP(address string) (*httpConn, error) {
-	c, err := a.dial(address)
+func (c *client) dialHTTP(a *attempt) (*httpConn, error) {
+	conn, err := c.dial(a, c.web)
 	if err != nil {
 		return nil, err
 	}
-	return &httpConn{Conn: c, r: bufio.NewReader(c), dialled: a.Dialled}, nil
+	return &httpConn{Conn: conn, r: bufio.NewReader(conn), dialled: a.Dialled}, nil
 }
 
 // send writes the head of a request; fields are whole lines without their end.
@@ -97,7 +97,7 @@ func (h *httpConn) get(a *attempt) (*http.Response, error) {
 }
 
 func (c *client) httpNew(a *attempt) error {
-	h, err := a.dialHTTP(c.web)
+	h, err := c.dialHTTP(a)
 	if err != nil {
 		return err
 	}
@@ -114,7 +114,7 @@ func (c *client) httpKeepAlive(a *attempt) (err error) {
 	h := c.idle
 	c.idle = nil
 	if h == nil {
-		if h, err = a.dialHTTP(c.web); err != nil {
+		if h, err = c.dialHTTP(a); err != nil {
 			return err
 		}
 	} else {
@@ -133,7 +133,7 @@ func (c *client) httpKeepAlive(a *attempt) (err error) {
 // upload sends a body piece by piece, every second one in chunks without a
 // length, and checks what the origin says it got.
 func (c *client) upload(a *attempt) error {
-	h, err := a.dialHTTP(c.web)
+	h, err := c.dialHTTP(a)
 	if err != nil {
 		return err
 	}

@@ -14,7 +14,7 @@ import (
 
 // webSocket echoes messages for as long as the attempt says, then closes.
 func (c *client) webSocket(a *attempt) error {
-	h, err := a.dialHTTP(c.web)
+	h, err := c.dialHTTP(a)
 	if err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func closedBy(f frame) error {
 // tcp echoes for as long as the attempt says, then sends a last piece larger
 // than what is usually in flight, closes its half and wants all of it back.
 func (c *client) tcp(a *attempt) error {
-	conn, err := a.dial(c.raw)
+	conn, err := c.dial(a, c.raw)
 	if err != nil {
 		return err
 	}
@@ -106,7 +106,7 @@ func (c *client) tcp(a *attempt) error {
 
 // tcpNew is a connection for one short echo; a slow one is silent in between.
 func (c *client) tcpNew(a *attempt) error {
-	conn, err := a.dial(c.raw)
+	conn, err := c.dial(a, c.raw)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"math/rand/v2"
+	"net"
 	"sync"
 	"time"
 )
@@ -13,6 +14,9 @@ import (
 type Load struct {
 	// HTTP and TCP are the host:port of the listeners the clients connect to. Empty: no such clients.
 	HTTP, TCP string
+	// Dial opens a connection to one of them. Defaults to doing so from this
+	// process; a test may have its clients on another host.
+	Dial func(ctx context.Context, address string) (net.Conn, error)
 	// Clients is how many of a kind run at the same time. A kind that is absent
 	// has as many as [DefaultClients] says.
 	Clients map[Kind]int
@@ -48,6 +52,7 @@ const longIdle = time.Second
 // client is one client; operations run one at a time.
 type client struct {
 	web, raw string
+	connect  func(ctx context.Context, address string) (net.Conn, error)
 	idle     *httpConn // of a keep-alive client, between two requests
 }
 
@@ -83,8 +88,16 @@ func (l *Load) Run(ctx context.Context) {
 	}
 }
 
+func (l *Load) client() *client {
+	c := &client{web: l.HTTP, raw: l.TCP, connect: l.Dial}
+	if c.connect == nil {
+		c.connect = dialTCP
+	}
+	return c
+}
+
 func (l *Load) runClient(ctx context.Context, kind Kind, index int) {
-	c := &client{web: l.HTTP, raw: l.TCP}
+	c := l.client()
 	defer c.close()
 	pause := cmp.Or(l.Pause, 20*time.Millisecond)
 	slow := kind.short() && index < slowClients
@@ -131,7 +144,7 @@ func (l *Load) Burst(kind Kind, n int) {
 	defer running.Wait()
 	for range n {
 		running.Go(func() {
-			c := &client{web: l.HTTP, raw: l.TCP}
+			c := l.client()
 			defer c.close()
 			l.record(c.run(kind, attempt{seed: rand.Uint32()}))
 		})

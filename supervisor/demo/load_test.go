@@ -25,6 +25,8 @@ func startOrigin(t *testing.T) *Origin {
 	return o
 }
 
+func clientOf(web, raw string) *client { return (&Load{HTTP: web, TCP: raw}).client() }
+
 // once runs one operation against the addresses, with little patience for streams.
 func once(c *client, kind Kind, slow bool) Op {
 	a := attempt{seed: 12345, slow: slow}
@@ -39,7 +41,7 @@ func TestOriginAnswersEveryKind(t *testing.T) {
 	for _, kind := range Kinds {
 		for _, slow := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s slow=%t", kind, slow), func(t *testing.T) {
-				c := &client{web: o.HTTPAddress(), raw: o.EchoAddress()}
+				c := clientOf(o.HTTPAddress(), o.EchoAddress())
 				defer c.close()
 				op := once(c, kind, slow)
 				if op.Err != nil {
@@ -60,7 +62,7 @@ func TestUploadWithAndWithoutLength(t *testing.T) {
 	o := startOrigin(t)
 	for seed := range uint32(2) {
 		a := &attempt{seed: seed, long: 100 * time.Millisecond}
-		if err := (&client{web: o.HTTPAddress()}).upload(a); err != nil {
+		if err := clientOf(o.HTTPAddress(), "").upload(a); err != nil {
 			t.Errorf("seed %d: %v", seed, err)
 		}
 	}
@@ -115,7 +117,7 @@ func TestKeepAliveUsesOneConnectionUntilTold(t *testing.T) {
 			}
 		}
 	})
-	c := &client{web: address}
+	c := clientOf(address, "")
 	defer c.close()
 	var flows []Flow
 	for range 6 {
@@ -185,7 +187,7 @@ func TestClientsNotice(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			address := server(t, tt.serv)
-			c := &client{web: address, raw: address}
+			c := clientOf(address, address)
 			defer c.close()
 			for range tt.runs - 1 {
 				if op := once(c, tt.kind, false); op.Err != nil {
@@ -214,7 +216,7 @@ func TestNobodyListensIsAFailure(t *testing.T) {
 	address := l.Addr().String()
 	l.Close()
 	for _, kind := range Kinds {
-		if op := once(&client{web: address, raw: address}, kind, false); !op.Failed() || op.Flow != (Flow{}) {
+		if op := once(clientOf(address, address), kind, false); !op.Failed() || op.Flow != (Flow{}) {
 			t.Errorf("%s: %v on %v", kind, op.Err, op.Flow)
 		}
 	}
@@ -225,7 +227,7 @@ func TestCloseFrame1001IsCutAndNotFailed(t *testing.T) {
 		writeFrame(c, closeFrame(closeGoingAway), false)
 		return false
 	}))
-	op := once(&client{web: address}, WebSocket, false)
+	op := once(clientOf(address, ""), WebSocket, false)
 	if !op.Cut() || op.Failed() || !errors.Is(op.Err, ErrCut) {
 		t.Errorf("%v", op.Err)
 	}

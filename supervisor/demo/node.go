@@ -34,9 +34,9 @@ type Node struct {
 }
 
 // StartNode writes settings to a directory of its own, runs `executable run` on
-// it with an origin behind, and returns when it serves. [Node.Stop] ends it. env
-// is added to the environment of the process.
-func StartNode(ctx context.Context, executable string, s Settings, env ...string) (_ *Node, err error) {
+// it with an origin behind, and returns when it serves. [Node.Stop] ends it.
+func StartNode(ctx context.Context, executable string, at Place, s Settings) (_ *Node, err error) {
+	at = at.orLoopback()
 	n := &Node{executable: executable, ended: make(chan struct{})}
 	defer func() {
 		if err != nil {
@@ -51,10 +51,10 @@ func StartNode(ctx context.Context, executable string, s Settings, env ...string
 	if err := os.Chmod(n.Dir, 0o711); err != nil {
 		return nil, err
 	}
-	if n.origin, err = StartOrigin("127.0.0.1:0", "127.0.0.1:0"); err != nil {
+	if n.origin, err = at.startOrigin("127.0.0.1:0", "127.0.0.1:0"); err != nil {
 		return nil, err
 	}
-	free, err := freePorts(3)
+	free, err := at.freePorts(3)
 	if err != nil {
 		return nil, err
 	}
@@ -71,11 +71,10 @@ func StartNode(ctx context.Context, executable string, s Settings, env ...string
 	}
 	defer log.Close() // the process has its own copy
 
-	n.cmd = exec.Command(executable, "run", "--config", file)
+	n.cmd = at.Command(executable, "run", "--config", file)
 	if s.Unsteered {
 		n.cmd.Args = append(n.cmd.Args, "--unsteered")
 	}
-	n.cmd.Env = append(os.Environ(), env...)
 	n.cmd.Stdout, n.cmd.Stderr = log, log
 	// An interrupt from the terminal is for whoever runs the node, who then
 	// stops it in order.
@@ -117,13 +116,14 @@ func (n *Node) waitServing(ctx context.Context) error {
 	}
 }
 
-// ready asks /readyz, as a load balancer outside would.
+// ready asks what a load balancer outside would, but by the socket, which can
+// be reached from any network namespace.
 func (n *Node) ready(ctx context.Context) error {
-	req, err := http.NewRequestWithContext(ctx, "GET", "http://"+n.admin+"/readyz", nil)
+	req, err := http.NewRequestWithContext(ctx, "GET", "http://baton/readyz", nil)
 	if err != nil {
 		return err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := n.api.Do(req)
 	if err != nil {
 		return err
 	}
@@ -230,19 +230,4 @@ func (n *Node) logTail() string {
 		return err.Error()
 	}
 	return string(b[max(0, len(b)-2000):])
-}
-
-// freePorts finds loopback ports that nobody has. They are all held until the
-// last is found, so that none comes twice.
-func freePorts(n int) ([]netip.AddrPort, error) {
-	var free []netip.AddrPort
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, fmt.Errorf("find a free port: %w", err)
-		}
-		defer l.Close()
-		free = append(free, addrPort(l.Addr()))
-	}
-	return free, nil
 }

@@ -81,18 +81,22 @@ type attempt struct {
 // hanging for ever.
 const patience = 15 * time.Second
 
-// dial opens a connection and makes it the attempt's.
-func (a *attempt) dial(address string) (net.Conn, error) {
+// dial opens a connection by the client's means and makes it the attempt's.
+func (c *client) dial(a *attempt, address string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "tcp", address)
+	conn, err := c.connect(ctx, address)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
 	a.Dialled = time.Now()
-	a.use(c)
-	return c, nil
+	a.use(conn)
+	return conn, nil
+}
+
+// dialTCP connects from wherever this process is.
+func dialTCP(ctx context.Context, address string) (net.Conn, error) {
+	return new(net.Dialer).DialContext(ctx, "tcp", address)
 }
 
 // use notes the connection that the attempt runs on and gives it a deadline.

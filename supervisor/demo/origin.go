@@ -47,11 +47,15 @@ type Origin struct {
 // StartOrigin listens on both addresses (host:port, port 0 for any) and serves
 // until [Origin.Close].
 func StartOrigin(httpAddress, echoAddress string) (*Origin, error) {
-	web, err := net.Listen("tcp", httpAddress)
+	return Place{}.orLoopback().startOrigin(httpAddress, echoAddress)
+}
+
+func (p Place) startOrigin(httpAddress, echoAddress string) (*Origin, error) {
+	web, err := p.Listen(httpAddress)
 	if err != nil {
 		return nil, fmt.Errorf("start origin: %w", err)
 	}
-	echo, err := net.Listen("tcp", echoAddress)
+	echo, err := p.Listen(echoAddress)
 	if err != nil {
 		web.Close()
 		return nil, fmt.Errorf("start origin: %w", err)

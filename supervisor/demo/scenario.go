@@ -78,7 +78,7 @@ type run struct {
 // Run plays the scenario. An error means that it could not be played to its
 // end; whether what it showed is as it should be is in the report.
 func (s Scenario) Run(ctx context.Context) (_ *Report, err error) {
-	node, err := StartNode(ctx, s.Executable, Settings{})
+	node, err := StartNode(ctx, s.Executable, Place{}, Settings{})
 	if err != nil {
 		return nil, err
 	}
