@@ -99,6 +99,19 @@ type Status struct {
 	Last        *Result            `json:"last,omitempty"`
 	Listeners   []ListenerStatus   `json:"listeners"`
 	Drained     Drained            `json:"drained"`
+	Guard       GuardStatus        `json:"guard"`
+}
+
+// GuardStatus is what the guard on generations' sockets has refused.
+type GuardStatus struct {
+	Active  bool           `json:"active"` // false: this machine has none to give
+	Refused []SlotRefusals `json:"refused,omitempty"`
+}
+
+// SlotRefusals are socket options that generations in one slot tried to change.
+type SlotRefusals struct {
+	Slot    int               `json:"slot"`
+	Options map[string]uint64 `json:"options"`
 }
 
 // Drained sums what generations left when they ended, since the supervisor

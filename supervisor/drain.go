@@ -135,6 +135,9 @@ func (s *Supervisor) emptyQueues(g *generation, end <-chan time.Time) {
 	if err := s.steering.node.Fence(); err != nil {
 		s.log.Error("fence", "error", err)
 	}
+	if g.unfit.Load() {
+		return // nobody accepts what waits: the sooner it is handed on the better
+	}
 	begin := time.Now()
 	left := s.pollQueues(g, end, func(q QueueLengths) bool {
 		return q.HalfOpen == 0 || time.Since(begin) > halfOpenWait

@@ -6,6 +6,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -68,6 +69,8 @@ type generation struct {
 	socketOnce sync.Once
 	removeOnce sync.Once
 	sockets    map[string][]socket // our copies, until socketOnce closes them
+
+	unfit atomic.Bool // it lives and has given up listening sockets
 
 	// Guarded by Supervisor.mu.
 	state        State

@@ -90,7 +90,7 @@ func leaked(before map[string]string) int {
 // generationMain is a server by socket activation that knows nothing of Baton.
 // It answers every request with its generation's number.
 func generationMain(how string) {
-	number := os.Getenv(contract.EnvGenerationID)
+	_, number, _ := strings.Cut(os.Getenv("OTEL_RESOURCE_ATTRIBUTES"), "baton.generation=")
 	notify := func(text string) {
 		c, err := net.Dial("unixgram", os.Getenv(contract.EnvNotifySocket))
 		if err == nil {
@@ -119,6 +119,9 @@ func generationMain(how string) {
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/slow" {
 			time.Sleep(200 * time.Millisecond)
+		}
+		if name, ok := strings.CutPrefix(r.URL.Path, "/try/"); ok {
+			tryEscape(name, listeners, r.URL.Query())
 		}
 		fmt.Fprint(w, number)
 	})}

@@ -322,7 +322,8 @@ func (s *Supervisor) undo(ctx context.Context, r *release, ran []stage) error {
 }
 
 // passed makes the candidate the generation of record and sends the previous
-// one to drain, and what an earlier supervisor left with it.
+// one to drain, and with it what an earlier supervisor left and who gave up its
+// sockets.
 func (s *Supervisor) passed(r *release) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -337,7 +338,7 @@ func (s *Supervisor) passed(r *release) {
 		s.keep(r.previous.recipe)
 	}
 	for _, g := range s.generations {
-		if (g == r.previous || g.leftover()) && !g.stopping {
+		if (g == r.previous || g.leftover() || g.unfit.Load()) && !g.stopping {
 			s.retire(g, r.candidate.recipe.config.Release.DrainTimeout)
 		}
 	}

@@ -42,7 +42,7 @@ func (s *Supervisor) shiftOver(ctx context.Context, r *release) error {
 	}
 	// Those who came when nobody was there, and the last of them who are still
 	// on their way to the sink.
-	if r.previous == nil || !r.previous.alive() {
+	if r.previous == nil || !r.previous.fit() {
 		if err := s.steering.node.Fence(); err != nil {
 			return err
 		}
@@ -59,8 +59,8 @@ func (s *Supervisor) give(r *release, share float64, salt uint32) error {
 	if !g.alive() {
 		return fmt.Errorf("generation %d ended: %s", g.id, g.exit)
 	}
-	if old != nil && !old.alive() {
-		old = nil // it died; there is nobody to share with
+	if old != nil && !old.fit() {
+		old = nil // there is nobody to share with
 	}
 	r.shifted = true
 	g.state = Serving
@@ -81,12 +81,15 @@ func (s *Supervisor) shiftBack(_ context.Context, r *release) error {
 		return nil
 	}
 	old := r.previous
-	if old == nil || !old.alive() {
+	if old == nil || !old.fit() {
 		if s.shift.current == r.candidate {
 			s.shift = shiftInForce{}
 		}
 		if old == nil {
 			return nil // nobody served before, nobody does now
+		}
+		if old.alive() {
+			return fmt.Errorf("generation %d has given up its listening sockets", old.id)
 		}
 		return fmt.Errorf("generation %d has ended too: %s", old.id, old.exit)
 	}

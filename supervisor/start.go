@@ -109,6 +109,7 @@ func (s *Supervisor) fork(what *recipe) (_ *generation, err error) {
 	if err := s.number(g); err != nil {
 		return nil, err
 	}
+	s.protect(g)
 	if s.cgroups != nil {
 		if g.cgroup, err = s.cgroups.Make(g.id); err != nil {
 			return nil, err

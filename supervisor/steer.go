@@ -218,15 +218,7 @@ func (s *steering) inSlot(slot uint8, sockets map[string][]socket) (in, all int,
 
 // waiting reads what is queued on some listening sockets, in all.
 func (s *steering) waiting(sockets map[string][]socket) (QueueLengths, error) {
-	var cookies []uint64
-	for _, workers := range sockets {
-		for _, sock := range workers {
-			cookies = append(cookies, sock.cookie)
-		}
-	}
-	s.queuesMu.Lock()
-	defer s.queuesMu.Unlock()
-	found, err := s.queues.Read(cookies)
+	found, err := s.queued(sockets)
 	if err != nil {
 		return QueueLengths{}, err
 	}
@@ -236,6 +228,19 @@ func (s *steering) waiting(sockets map[string][]socket) (QueueLengths, error) {
 		sum.ToAccept += q.ToAccept
 	}
 	return sum, nil
+}
+
+// queued reads what is queued on each of some listening sockets, by cookie.
+func (s *steering) queued(sockets map[string][]socket) (map[uint64]iter.Queue, error) {
+	var cookies []uint64
+	for _, workers := range sockets {
+		for _, sock := range workers {
+			cookies = append(cookies, sock.cookie)
+		}
+	}
+	s.queuesMu.Lock()
+	defer s.queuesMu.Unlock()
+	return s.queues.Read(cookies)
 }
 
 // emptySinks hands what waits in sinks to the current generation.

@@ -16,6 +16,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
 
+	"github.com/baton-mesh/baton/bpf/guard"
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/supervisor/cgroup"
@@ -53,6 +54,7 @@ type Supervisor struct {
 	notify   *notify.Socket
 	steering *steering
 	cgroups  *cgroup.Base // nil where there is no cgroup2
+	guard    *guard.Guard // nil where it cannot be had
 
 	hurried chan struct{} // closed when the operator waits no longer
 	wake    chan struct{} // one token: there may be work for the release loop
@@ -144,6 +146,7 @@ func New(o Options) (_ *Supervisor, err error) {
 	if s.steering, err = openSteering(s.config.Listeners, pins, !o.Unsteered); err != nil {
 		return nil, fmt.Errorf("steering: %w (`baton doctor` says what this machine lacks)", err)
 	}
+	s.openGuard(pins)
 	return s, nil
 }
 
@@ -182,6 +185,7 @@ func (s *Supervisor) Run(ctx context.Context, hurry <-chan struct{}) error {
 	defer stop(nil)
 	var releases sync.WaitGroup
 	releases.Go(func() { s.releases(loop) })
+	releases.Go(func() { s.contain(loop) })
 	defer releases.Wait()
 
 	select {
@@ -273,6 +277,7 @@ func (s *Supervisor) close() {
 	if s.steering != nil {
 		s.steering.close()
 	}
+	s.closeGuard()
 	if s.cgroups != nil {
 		s.cgroups.Remove()
 	}
@@ -351,7 +356,7 @@ func (s *Supervisor) Status() Status {
 	st := Status{
 		State: "waiting", Version: s.opts.Version, PID: os.Getpid(),
 		Node: s.config.Node.Name, ServerID: s.config.Node.ServerID, Steering: "bpf",
-		Generations: []GenerationStatus{}, Drained: s.drained,
+		Generations: []GenerationStatus{}, Drained: s.drained, Guard: s.guardStatus(),
 	}
 	if s.opts.Unsteered {
 		st.Steering = "none"

@@ -21,11 +21,12 @@ var (
 	cutDesc         = prometheus.NewDesc("baton_drain_cut_flows_total", "Flows that a drain's deadline cut in the middle of something.", nil, nil)
 	idleClosedDesc  = prometheus.NewDesc("baton_drain_idle_closed_total", "Idle keep-alive connections closed at a drain's deadline.", nil, nil)
 	halfOpenDesc    = prometheus.NewDesc("baton_drain_half_open_left_total", "Handshakes unfinished when a drain stopped waiting for them; they go over by kernel migration.", nil, nil)
+	refusedDesc     = prometheus.NewDesc("baton_guard_refused_total", "Socket options that would have changed a listener's steering, tried by the generation in the slot and refused.", []string{"slot", "option"}, nil)
 	runsDesc        = prometheus.NewDesc("baton_steering_runs_total", "How often the steering program chose, by listener, slot (none: no slot) and reason. A flow can take more than one run.", []string{"listener", "slot", "reason"}, nil)
 )
 
 func (collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{readyDesc, currentDesc, generationsDesc, releasesDesc, stageDesc, endedDesc, cutDesc, idleClosedDesc, halfOpenDesc, runsDesc} {
+	for _, d := range []*prometheus.Desc{readyDesc, currentDesc, generationsDesc, releasesDesc, stageDesc, endedDesc, cutDesc, idleClosedDesc, halfOpenDesc, refusedDesc, runsDesc} {
 		ch <- d
 	}
 }
@@ -61,6 +62,11 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	if st.Last != nil {
 		for _, stage := range st.Last.Stages {
 			gauge(stageDesc, stage.Milliseconds/1000, stage.Name)
+		}
+	}
+	for _, refused := range st.Guard.Refused {
+		for option, n := range refused.Options {
+			counter(refusedDesc, float64(n), strconv.Itoa(refused.Slot), option)
 		}
 	}
 	for _, l := range st.Listeners {

@@ -49,14 +49,19 @@ func find(mountinfo string) (mount, root string, err error) {
 // Base is a group below the supervisor's own, in which groups are made.
 type Base struct{ dir string }
 
-// MakeBase makes a base, or takes the one that is there.
-func MakeBase(name string) (*Base, error) {
+// Find returns the directory of this process's own group.
+func Find() (string, error) {
 	mountinfo, err1 := os.ReadFile("/proc/self/mountinfo")
 	cgroups, err2 := os.ReadFile("/proc/self/cgroup")
 	if err := errors.Join(err1, err2); err != nil {
-		return nil, err
+		return "", err
 	}
-	own, err := Own(string(mountinfo), string(cgroups))
+	return Own(string(mountinfo), string(cgroups))
+}
+
+// MakeBase makes a base, or takes the one that is there.
+func MakeBase(name string) (*Base, error) {
+	own, err := Find()
 	if err != nil {
 		return nil, err
 	}

@@ -94,6 +94,7 @@ func become(binary, uid, gid int, argv []string) error {
 	if _, _, errno := syscall.RawSyscall6(syscall.SYS_PRCTL, prSetNoNewPrivs, 1, 0, 0, 0, 0); errno != 0 {
 		return fmt.Errorf("set no_new_privs: %w", errno)
 	}
+	scope()
 
 	// The interpreter of a script opens the descriptor again, by name; an ELF
 	// binary is mapped by the exec itself and must not leak into the server.

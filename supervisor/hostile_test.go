@@ -1,0 +1,461 @@
+package supervisor
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/bpf/guard"
+	"github.com/baton-mesh/baton/proxy/config"
+)
+
+// An escape is what a generation may try to get at flows that are not its own,
+// with what it has: one listening socket, and no privilege.
+type escape struct {
+	try func(fd int, given url.Values) error
+	// want is what the kernel must answer. Zero: it is allowed, and may harm
+	// nobody but the one who does it.
+	want syscall.Errno
+	// refused is the option that the guard must have counted; -1: none.
+	refused guard.Option
+	// leaves says that the generation gets no flows after it.
+	leaves bool
+}
+
+const uncounted = guard.Option(-1)
+
+var escapes = map[string]escape{
+	"take the program off the group": {sockopt(unix.SO_DETACH_REUSEPORT_BPF, 0), unix.EPERM, guard.Detach, false},
+	"give the group a program of its own": {func(fd int, _ url.Values) error {
+		first := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0}
+		return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF, &unix.SockFprog{Len: 1, Filter: &first})
+	}, unix.EPERM, guard.AttachCBPF, false},
+	"give the group a loaded program": {sockopt(unix.SO_ATTACH_REUSEPORT_EBPF, 0), unix.EPERM, guard.AttachEBPF, false},
+	"put a loaded filter on":          {sockopt(unix.SO_ATTACH_BPF, 0), unix.EPERM, guard.AttachBPF, false},
+	"leave the group":                 {sockopt(unix.SO_REUSEPORT, 0), unix.EPERM, guard.ReusePort, false},
+	"take all memory for receiving":   {sockopt(unix.SO_RCVBUFFORCE, 1<<30), unix.EPERM, uncounted, false},
+	"bind another socket beside it": {func(fd int, _ url.Values) error {
+		sa, err := unix.Getsockname(fd)
+		if err != nil {
+			return err
+		}
+		return bindBeside(sa)
+	}, unix.EADDRINUSE, uncounted, false},
+	"bind another socket above it": {func(fd int, _ url.Values) error {
+		sa, err := unix.Getsockname(fd)
+		if err != nil {
+			return err
+		}
+		return bindBeside(&unix.SockaddrInet4{Port: sa.(*unix.SockaddrInet4).Port})
+	}, unix.EADDRINUSE, uncounted, false},
+	// The user of a socket decides who may bind beside it.
+	"become the owner of its socket": {func(fd int, _ url.Values) error { return unix.Fchown(fd, os.Getuid(), -1) }, unix.EPERM, uncounted, false},
+	"kill another generation": {func(_ int, given url.Values) error {
+		return syscall.Kill(number(given, "victim"), syscall.SIGKILL)
+	}, unix.EPERM, uncounted, false},
+	"stop another generation": {func(_ int, given url.Values) error {
+		fd, err := unix.PidfdOpen(number(given, "victim"), 0)
+		if err != nil {
+			return err
+		}
+		return unix.PidfdSendSignal(fd, syscall.SIGSTOP, nil, 0)
+	}, unix.EPERM, uncounted, false},
+	"trace another generation": {func(_ int, given url.Values) error {
+		return syscall.PtraceAttach(number(given, "victim"))
+	}, unix.EPERM, uncounted, false},
+	"take another generation's socket": {func(_ int, given url.Values) error {
+		fd, err := unix.PidfdOpen(number(given, "victim"), 0)
+		if err != nil {
+			return err
+		}
+		_, err = unix.PidfdGetfd(fd, 3, 0)
+		return err
+	}, unix.EPERM, uncounted, false},
+	"kill the supervisor": {func(int, url.Values) error { return syscall.Kill(os.Getppid(), syscall.SIGKILL) }, unix.EPERM, uncounted, false},
+	"open the pinned shift": {func(_ int, given url.Values) error {
+		_, err := os.ReadFile(given.Get("pins") + "/shift")
+		return err
+	}, unix.EACCES, uncounted, false},
+	"read the state file": {func(_ int, given url.Values) error {
+		_, err := os.ReadFile(given.Get("dir") + "/state.json")
+		return err
+	}, unix.EACCES, uncounted, false},
+	"replace the notify socket": {func(_ int, given url.Values) error { return os.Remove(given.Get("dir") + "/notify") }, unix.EACCES, uncounted, false},
+
+	"shrink its accept queue":     {func(fd int, _ url.Values) error { return unix.Listen(fd, 0) }, 0, uncounted, false},
+	"be the socket of one CPU":    {sockopt(unix.SO_INCOMING_CPU, 0), 0, uncounted, false},
+	"be the socket of one device": {func(fd int, _ url.Values) error { return unix.BindToDevice(fd, "lo") }, 0, uncounted, false},
+	"shut its socket down":        {func(fd int, _ url.Values) error { return unix.Shutdown(fd, unix.SHUT_RD) }, 0, uncounted, true},
+	"disconnect its socket":       {disconnect, 0, uncounted, true},
+	"shut down and listen anew": {func(fd int, _ url.Values) error {
+		return errors.Join(unix.Shutdown(fd, unix.SHUT_RD), unix.Listen(fd, 9))
+	}, 0, uncounted, true},
+	"disconnect and leave a group": {func(fd int, v url.Values) error { disconnect(fd, v); return sockopt(unix.SO_REUSEPORT, 0)(fd, v) }, unix.EPERM, guard.ReusePort, true},
+}
+
+func sockopt(option, value int) func(int, url.Values) error {
+	return func(fd int, _ url.Values) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, option, value) }
+}
+
+func number(given url.Values, key string) int {
+	n, _ := strconv.Atoi(given.Get(key))
+	return n
+}
+
+func bindBeside(sa unix.Sockaddr) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(sockopt(unix.SO_REUSEPORT, 1)(fd, nil), sockopt(unix.SO_REUSEADDR, 1)(fd, nil))
+	if err != nil {
+		return err
+	}
+	if err := unix.Bind(fd, sa); err != nil {
+		return err
+	}
+	return unix.Listen(fd, 100)
+}
+
+// disconnect is connect with AF_UNSPEC: the socket listens no more.
+func disconnect(fd int, _ url.Values) error {
+	var sa unix.RawSockaddr
+	_, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&sa)), unix.SizeofSockaddrInet4)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// closeSocket closes what the runtime holds: the number then names another file.
+func closeSocket(fd int, _ url.Values) error {
+	null, err := unix.Open(os.DevNull, unix.O_RDONLY, 0)
+	if err != nil {
+		return err
+	}
+	return unix.Dup3(null, fd, unix.O_CLOEXEC)
+}
+
+// sayReady claims to be ready in the name of whoever is starting.
+func sayReady(_ int, given url.Values) error {
+	c, err := net.Dial("unixgram", given.Get("dir")+"/notify")
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = fmt.Fprintf(c, "READY=1\nMAINPID=%s\nBATON_GENERATION_ID=2", given.Get("candidate"))
+	return err
+}
+
+// tryEscape runs in the generation. The answer goes where the test reads it, for
+// the connection that asked may not live to carry it.
+func tryEscape(name string, listeners []net.Listener, given url.Values) {
+	raw, err := listeners[0].(*net.TCPListener).SyscallConn()
+	if err != nil {
+		return
+	}
+	try := escapes[name].try
+	switch name {
+	case "close":
+		try = closeSocket
+	case "ready":
+		try = sayReady
+	}
+	raw.Control(func(fd uintptr) { err = try(int(fd), given) })
+	var errno syscall.Errno
+	errors.As(err, &errno)
+	f, err := os.OpenFile(given.Get("answer"), os.O_WRONLY, 0)
+	if err == nil {
+		fmt.Fprintf(f, "%d\n", errno)
+		f.Close()
+	}
+}
+
+// Two generations share the new flows; one is hostile. Whatever it tries, the
+// flows of the other are served as before.
+func TestHostileGeneration(t *testing.T) {
+	for name, e := range escapes {
+		t.Run(name, func(t *testing.T) {
+			n := serve(t, conf(t, "serve"))
+			r, err := n.enqueue(n.like("serve", func(c *config.Config) { c.Release.Verify.Window = time.Minute }), Request{Ramp: []config.Percent{0.5, 1}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "two generations share the new flows", func() bool {
+				st := n.s.Status()
+				return st.Release != nil && st.Release.Weight == 0.5
+			})
+			victims := n.keepAlive(t, "1", 8)
+			hostile := n.keepAlive(t, "2", 1)[0]
+
+			if got := hostile.tryEscape(t, n, name); got != e.want {
+				t.Errorf("answered %v, want %v", got, e.want)
+			}
+
+			for i, v := range victims {
+				if got, err := v.get("/"); err != nil || got != "1" {
+					t.Errorf("connection %d of the other generation: %q, %v", i, got, err)
+				}
+			}
+			served := map[string]int{}
+			for range 40 {
+				// Its own flows may suffer; a client that drew it gives up soon.
+				got, err := n.try(100 * time.Millisecond)
+				if err != nil {
+					got = "failed"
+				}
+				served[got]++
+			}
+			switch {
+			case served["1"] < 5:
+				t.Errorf("new flows: %v; generation 1 must have about half of 40, or all", served)
+			case e.leaves && served["failed"] > 0:
+				t.Errorf("new flows: %v; those of the hostile one had the other to go to", served)
+			case !e.leaves && served["2"] < 5:
+				t.Errorf("new flows: %v; generation 2 must still have about half", served)
+			}
+			if e.leaves {
+				<-r.done
+				if r.result.Outcome != RolledBack || n.s.Status().Current != 1 {
+					t.Errorf("release: %+v", r.result)
+				}
+			}
+			n.wantRefused(t, 1, e.refused)
+			if !e.leaves {
+				if res, err := n.s.Rollback(t.Context()); err != nil || res.Outcome != RolledBack {
+					t.Errorf("roll back: %+v, %v", res, err)
+				}
+			}
+			for range 20 {
+				if got, err := n.get("/"); err != nil || got != "1" {
+					t.Errorf("after going back: %q, %v", got, err)
+				}
+			}
+		})
+	}
+}
+
+// Closing is not seen by the kernel, for the supervisor has copies: flows that
+// drew the hostile one wait, and are served when the copies are closed.
+func TestCandidateClosesItsSockets(t *testing.T) {
+	n := serve(t, conf(t, "serve"))
+	r, err := n.enqueue(n.like("serve", func(c *config.Config) { c.Release.Verify.Window = time.Minute }), Request{Ramp: []config.Percent{0.5, 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hostile := n.keepAlive(t, "2", 1)[0]
+	if got := hostile.tryEscape(t, n, "close"); got != 0 {
+		t.Fatalf("close: %v", got)
+	}
+	answers := make(chan error, 40)
+	for range cap(answers) {
+		go func() {
+			got, err := n.get("/")
+			if err == nil && got != "1" {
+				err = fmt.Errorf("served by %q", got)
+			}
+			answers <- err
+		}()
+	}
+	for range cap(answers) {
+		if err := <-answers; err != nil {
+			t.Error(err)
+		}
+	}
+	if <-r.done; r.result.Outcome != RolledBack || !strings.Contains(r.result.Reason, "given up 1 of its listening sockets") {
+		t.Errorf("release: %+v", r.result)
+	}
+}
+
+// With no other to take the flows, they wait for the one that is started in its place.
+func TestServingGenerationGivesUp(t *testing.T) {
+	for _, name := range []string{"shut its socket down", "disconnect its socket", "shut down and listen anew", "close"} {
+		t.Run(name, func(t *testing.T) {
+			n := serve(t, conf(t, "serve"))
+			stop := n.load()
+			if got := n.keepAlive(t, "1", 1)[0].tryEscape(t, n, name); got != 0 {
+				t.Fatalf("answered %v", got)
+			}
+			eventually(t, "its successor serves", func() bool { return n.s.Status().Current == 2 })
+			eventually(t, "it has ended", func() bool { return n.generation(1) == nil })
+			if r := n.s.Results(); len(r) != 2 || r[1].Cause != "crash" || r[1].Outcome != Passed {
+				t.Errorf("releases: %+v", r)
+			}
+			if ok, failed := stop(); failed != 0 || ok == 0 {
+				t.Errorf("%d requests answered, %d failed", ok, failed)
+			}
+			if !strings.Contains(n.log.String(), "gave up listening sockets") {
+				t.Error("the log does not say why")
+			}
+		})
+	}
+}
+
+// A generation that is merely slow holds its sockets and is left alone.
+func TestSlowIsNotGone(t *testing.T) {
+	n := serve(t, conf(t, "serve"))
+	g := n.s.generations[0]
+	all := stalls{}
+	readings := 0
+	for range 10 * (stalledFor + 1) {
+		if all.stalled(g, g.sockets["web"][0].cookie, 5) {
+			readings++
+		}
+	}
+	if readings != 10 {
+		t.Errorf("looked closer %d times in 30 readings, want 10", readings)
+	}
+	if held, err := n.s.holdsSocket(g, n.conf.Listeners[0], g.sockets["web"][0]); !held || err != nil {
+		t.Errorf("it holds its socket: %v, %v", held, err)
+	}
+}
+
+// READY=1 counts for who sends it.
+func TestReadyFromAnotherGeneration(t *testing.T) {
+	n := serve(t, conf(t, "serve"))
+	hostile := n.keepAlive(t, "1", 1)[0]
+	r, err := n.enqueue(n.like("mute", func(c *config.Config) { c.Release.ReadyTimeout = time.Second }), Request{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the candidate has started", func() bool { return n.generation(2) != nil })
+	if got := hostile.tryEscape(t, n, "ready"); got != 0 {
+		t.Errorf("notify: %v", got)
+	}
+	if <-r.done; r.result.Outcome != Refused || !strings.Contains(r.result.Reason, "was not ready") {
+		t.Errorf("release: %+v", r.result)
+	}
+}
+
+// What a generation is given to read it cannot change: its successor may be
+// given the same.
+func TestConfigurationIsSealed(t *testing.T) {
+	fd, err := configFD(conf(t, "serve"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	// A descriptor of one's own, opened anew for writing, as a generation could.
+	again, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(again)
+	for what, do := range map[string]func() error{
+		"write":    func() error { _, err := unix.Pwrite(again, []byte("x"), 0); return err },
+		"truncate": func() error { return unix.Ftruncate(again, 0) },
+		"grow":     func() error { return unix.Ftruncate(again, 1<<20) },
+		"punch": func() error {
+			return unix.Fallocate(again, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, 4096)
+		},
+		"map": func() error {
+			_, err := unix.Mmap(again, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+			return err
+		},
+		"seal": func() error { _, err := unix.FcntlInt(uintptr(again), unix.F_ADD_SEALS, unix.F_SEAL_EXEC); return err },
+	} {
+		if err := do(); !errors.Is(err, unix.EPERM) {
+			t.Errorf("%s: %v, want EPERM", what, err)
+		}
+	}
+}
+
+// wantRefused checks that the guard counted this option once for the slot, and nothing else.
+func (n *node) wantRefused(t *testing.T, slot int, o guard.Option) {
+	t.Helper()
+	var want []SlotRefusals
+	if o != uncounted {
+		want = []SlotRefusals{{Slot: slot, Options: map[string]uint64{o.String(): 1}}}
+	}
+	if got := n.s.Status().Guard; !got.Active || fmt.Sprint(got.Refused) != fmt.Sprint(want) {
+		t.Errorf("guard: %+v, want refused %v", got, want)
+	}
+}
+
+// A client keeps one connection.
+type client struct {
+	conn net.Conn
+	r    *bufio.Reader
+}
+
+// keepAlive makes connections until so many have drawn that generation.
+func (n *node) keepAlive(t *testing.T, generation string, many int) (all []*client) {
+	t.Helper()
+	eventually(t, "connections to generation "+generation, func() bool {
+		conn, err := net.Dial("tcp", n.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		c := &client{conn, bufio.NewReader(conn)}
+		if got, err := c.get("/"); err == nil && got == generation {
+			all = append(all, c)
+		}
+		return len(all) == many
+	})
+	return all
+}
+
+func (c *client) get(path string) (string, error) {
+	c.conn.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := fmt.Fprintf(c.conn, "GET %s HTTP/1.1\r\nHost: test\r\n\r\n", path); err != nil {
+		return "", err
+	}
+	resp, err := http.ReadResponse(c.r, nil)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	return string(body), err
+}
+
+// try asks on a new connection, and waits no longer than that.
+func (n *node) try(patience time.Duration) (string, error) {
+	conn, err := net.DialTimeout("tcp", n.addr, patience)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	return ask(conn, "/")
+}
+
+// tryEscape lets the generation behind the connection try, and returns what the
+// kernel answered it.
+func (c *client) tryEscape(t *testing.T, n *node, name string) syscall.Errno {
+	t.Helper()
+	answer, err := os.CreateTemp("", "answer")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(answer.Name())
+	defer answer.Close()
+	if err := answer.Chmod(0o666); err != nil {
+		t.Fatal(err)
+	}
+	given := url.Values{"answer": {answer.Name()}, "victim": {strconv.Itoa(n.generation(1).PID)}, "pins": {pinsOf(n)}, "dir": {n.conf.RuntimeDir}}
+	go c.get("/try/" + url.PathEscape(name) + "?" + given.Encode())
+	var text []byte
+	eventually(t, "the generation has tried", func() bool {
+		text, _ = os.ReadFile(answer.Name())
+		return strings.HasSuffix(string(text), "\n")
+	})
+	errno, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return syscall.Errno(errno)
+}
