@@ -294,7 +294,13 @@ func TestServingGenerationGivesUp(t *testing.T) {
 			if r := n.s.Results(); len(r) != 2 || r[1].Cause != "crash" || r[1].Outcome != Passed {
 				t.Errorf("releases: %+v", r)
 			}
-			if ok, failed := stop(); failed != 0 || ok == 0 {
+			// What it had not accepted when it stopped listening is reset: there
+			// was nobody to hand it on to. The load has four clients, so four at most.
+			lost := int64(4)
+			if name == "close" {
+				lost = 0 // our copies kept the queue
+			}
+			if ok, failed := stop(); failed > lost || ok == 0 {
 				t.Errorf("%d requests answered, %d failed", ok, failed)
 			}
 			if !strings.Contains(n.log.String(), "gave up listening sockets") {
