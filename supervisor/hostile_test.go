@@ -286,6 +286,7 @@ func TestServingGenerationGivesUp(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			n := serve(t, conf(t, "serve"))
 			stop := n.load()
+			defer stop()
 			if got := n.keepAlive(t, "1", 1)[0].tryEscape(t, n, name); got != 0 {
 				t.Fatalf("answered %v", got)
 			}
