@@ -24,7 +24,9 @@ func TestMain(m *testing.M) {
 // listen opens a listening socket and returns its cookie.
 func listen(t testing.TB) (net.Listener, uint64) {
 	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false) // the iterator sees TCP's sockets
+	l, err := lc.Listen(t.Context(), "tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
