@@ -154,6 +154,9 @@ func startRun(t *testing.T, at site, settings demo.Settings) *run {
 	// At the cap a drain is shortened. Streams of three seconds and releases in
 	// a row keep about a dozen generations alive.
 	settings.MaxGenerations = 64
+	// A client that gets a slow answer when the drain begins may send one more
+	// slow request before it is told: six seconds, and longer on a busy machine.
+	settings.DrainTimeout = 30 * time.Second
 	node := startNode(t, at.node, settings)
 	file, err := node.WriteConfig("candidate", settings)
 	if err != nil {
