@@ -2,6 +2,7 @@ package spawn
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -126,7 +127,7 @@ func TestRunTellsHowItEnded(t *testing.T) {
 	script(t, path, "exec sleep 60")
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	if _, err := Run(ctx, Options{Binary: open(t, path), Account: Account{0, 0}}); err != context.DeadlineExceeded {
+	if _, err := Run(ctx, Options{Binary: open(t, path), Account: Account{0, 0}}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a check that hangs: %v", err)
 	}
 }

@@ -33,7 +33,7 @@ type plan struct {
 
 var (
 	full  = plan{rounds: 6, keepAlive: 2, fresh: 1, idle: 20, strict: 10}
-	short = plan{rounds: 1, keepAlive: 1, fresh: 1, idle: 2, strict: 1}
+	short = plan{rounds: 1, keepAlive: 1, fresh: 1, idle: 1, strict: 1}
 )
 
 func main() {

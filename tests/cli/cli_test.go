@@ -108,7 +108,7 @@ func build(t *testing.T) string {
 // for a Unix socket below it.
 func shortDir(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "b") //nolint:usetesting // t.TempDir is closed to other users
+	dir, err := os.MkdirTemp("/tmp", "b")
 	if err != nil {
 		t.Fatal(err)
 	}
