@@ -16,8 +16,9 @@ import (
 // loopback it is microseconds, and there are none.
 const distance = 20 * time.Millisecond
 
-// afar is a node with its clients at a distance. Bursts begin at a steady pace,
-// whatever became of those before, so that at each instant four are half open.
+// afar is a node with its clients at a distance. Connections begin at a steady
+// pace, whatever became of those before, so that at each instant some are half
+// open.
 func afar(t *testing.T) site {
 	client, node := testnet.Distant(t, distance, "client", "node")
 	return site{
@@ -34,7 +35,7 @@ func afar(t *testing.T) site {
 			var begun sync.WaitGroup
 			defer begun.Wait()
 			for !over() {
-				begun.Go(func() { connect(4) })
+				begun.Go(func() { connect(2) })
 				time.Sleep(distance / 4)
 			}
 		},

@@ -186,10 +186,10 @@ func (r *run) finish() {
 	r.running.Wait()
 }
 
-// release releases once and fails the test unless it passed. From the
-// candidate's start until the old generation has closed its listeners it
-// connects in bursts: that is when connections get lost. With hold the old
-// generation is stopped for that time, and they wait in its queue.
+// release releases once and fails the test unless it passed. Until the old
+// generation has closed its listeners it connects in bursts: at the shift and at
+// the close connections get lost. With hold the old generation is stopped from
+// the candidate's start to the shift, and they wait in its queue.
 func (r *run) release(t *testing.T, hold bool) *demo.Result {
 	t.Helper()
 	old, known := r.watch.Latest(), len(r.watch.Shifts())
@@ -208,6 +208,12 @@ func (r *run) release(t *testing.T, hold bool) *demo.Result {
 			return len(r.watch.Shifts()) > known
 		}
 	}
+	var bursts sync.WaitGroup
+	for _, kind := range []demo.Kind{demo.HTTPNew, demo.TCPNew} {
+		bursts.Go(func() {
+			r.burst(func() bool { return over() && r.closed(old.Current) }, func(n int) { r.load.Burst(kind, n) })
+		})
+	}
 	poll(func() bool {
 		s := r.watch.Latest().Release
 		return over() || s != nil && s.Stage != "validate"
@@ -215,12 +221,6 @@ func (r *run) release(t *testing.T, hold bool) *demo.Result {
 	resume := func() {}
 	if hold {
 		resume = pause(t, r.node.PID(), old.PIDOf(old.Current))
-	}
-	var bursts sync.WaitGroup
-	for _, kind := range []demo.Kind{demo.HTTPNew, demo.TCPNew} {
-		bursts.Go(func() {
-			r.burst(func() bool { return over() && r.closed(old.Current) }, func(n int) { r.load.Burst(kind, n) })
-		})
 	}
 	poll(over)
 	resume()
