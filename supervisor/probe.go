@@ -39,11 +39,11 @@ func (s *Supervisor) probe(ctx context.Context, r *release) error {
 	if !s.steering.attach {
 		return nil // a probe could reach anybody
 	}
-	probes, ctx := errgroup.WithContext(ctx)
+	probes, probing := errgroup.WithContext(ctx) // ends when all are done
 	probes.SetLimit(probesAtOnce)
 	for _, conf := range r.recipe.config.Listeners {
 		probes.Go(func() error {
-			if err := s.probeListener(ctx, r.candidate, conf); err != nil {
+			if err := s.probeListener(probing, r.candidate, conf); err != nil {
 				return fmt.Errorf("listener %s: %w", conf.Name, err)
 			}
 			return nil
@@ -65,9 +65,9 @@ func (s *Supervisor) probeListener(ctx context.Context, g *generation, l config.
 	if err != nil {
 		return err
 	}
-	each, ctx := errgroup.WithContext(ctx)
+	each, probing := errgroup.WithContext(ctx)
 	for range probesEach {
-		each.Go(func() error { return s.probeOnce(ctx, g, l) })
+		each.Go(func() error { return s.probeOnce(probing, g, l) })
 	}
 	if err := each.Wait(); err != nil {
 		return err
@@ -85,8 +85,7 @@ func (s *Supervisor) probeListener(ctx context.Context, g *generation, l config.
 // accepted waits until the candidate has taken what was queued for it: the
 // kernel opens connections for a process that is stopped or stuck, too.
 func (s *Supervisor) accepted(ctx context.Context, g *generation) error {
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
+	late := time.After(probeTimeout)
 	for {
 		q, err := s.steering.waiting(g.sockets)
 		if err != nil || q.ToAccept == 0 {
@@ -94,6 +93,8 @@ func (s *Supervisor) accepted(ctx context.Context, g *generation) error {
 		}
 		select {
 		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-late:
 			return fmt.Errorf("%d probes were not accepted within %v", q.ToAccept, probeTimeout)
 		case <-g.exited:
 			return fmt.Errorf("generation %d ended: %s", g.id, s.exitOf(g))
@@ -115,6 +116,9 @@ func (s *Supervisor) probeOnce(ctx context.Context, g *generation, l config.List
 	}()
 
 	conn, err := s.dialCandidate(ctx, g, probeAddress(l))
+	if l.Protocol == config.TCP && errors.Is(err, unix.ECONNRESET) {
+		return nil // accepted and ended at once: refused would be ECONNREFUSED
+	}
 	if err != nil {
 		return err
 	}
