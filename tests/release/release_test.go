@@ -189,7 +189,7 @@ func (r *run) finish() {
 // release releases once and fails the test unless it passed. Until the old
 // generation has closed its listeners it connects in bursts: at the shift and at
 // the close connections get lost. With hold the old generation is stopped from
-// the candidate's start to the shift, and they wait in its queue.
+// the candidate's start to the shift, so that they wait in its queue.
 func (r *run) release(t *testing.T, hold bool) *demo.Result {
 	t.Helper()
 	old, known := r.watch.Latest(), len(r.watch.Shifts())
@@ -208,19 +208,19 @@ func (r *run) release(t *testing.T, hold bool) *demo.Result {
 			return len(r.watch.Shifts()) > known
 		}
 	}
+	resume := func() {}
+	if hold {
+		poll(func() bool {
+			s := r.watch.Latest().Release
+			return over() || s != nil && s.Stage != "validate"
+		})
+		resume = pause(t, r.node.PID(), old.PIDOf(old.Current))
+	}
 	var bursts sync.WaitGroup
 	for _, kind := range []demo.Kind{demo.HTTPNew, demo.TCPNew} {
 		bursts.Go(func() {
 			r.burst(func() bool { return over() && r.closed(old.Current) }, func(n int) { r.load.Burst(kind, n) })
 		})
-	}
-	poll(func() bool {
-		s := r.watch.Latest().Release
-		return over() || s != nil && s.Stage != "validate"
-	})
-	resume := func() {}
-	if hold {
-		resume = pause(t, r.node.PID(), old.PIDOf(old.Current))
 	}
 	poll(over)
 	resume()
