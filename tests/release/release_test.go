@@ -98,7 +98,7 @@ func TestReleases(t *testing.T) {
 
 // TestReleasesWithFullQueues makes sure of what is chance in TestReleases: that
 // each shift finds connections in the old generation's accept queue. It is
-// stopped from the candidate's start to the shift, so that it accepts none.
+// stopped from the request to the shift, so that it accepts none.
 func TestReleasesWithFullQueues(t *testing.T) {
 	needTools(t)
 	n := releases(t, 20)
@@ -189,10 +189,14 @@ func (r *run) finish() {
 // release releases once and fails the test unless it passed. Until the old
 // generation has closed its listeners it connects in bursts: at the shift and at
 // the close connections get lost. With hold the old generation is stopped from
-// the candidate's start to the shift, so that they wait in its queue.
+// the request to the shift, so that they wait in its queue.
 func (r *run) release(t *testing.T, hold bool) *demo.Result {
 	t.Helper()
 	old, known := r.watch.Latest(), len(r.watch.Shifts())
+	resume := func() {}
+	if hold {
+		resume = pause(t, r.node.PID(), old.PIDOf(old.Current))
+	}
 	began, ended := time.Now(), make(chan struct{})
 	var result *demo.Result
 	var err error
@@ -207,14 +211,6 @@ func (r *run) release(t *testing.T, hold bool) *demo.Result {
 		default:
 			return len(r.watch.Shifts()) > known
 		}
-	}
-	resume := func() {}
-	if hold {
-		poll(func() bool {
-			s := r.watch.Latest().Release
-			return over() || s != nil && s.Stage != "validate"
-		})
-		resume = pause(t, r.node.PID(), old.PIDOf(old.Current))
 	}
 	var bursts sync.WaitGroup
 	for _, kind := range []demo.Kind{demo.HTTPNew, demo.TCPNew} {
