@@ -151,7 +151,7 @@ func (h *handler) contain(w *response, r *http.Request) {
 	switch {
 	case cause == nil:
 		return
-	case cause != http.ErrAbortHandler:
+	case cause != any(http.ErrAbortHandler):
 		h.log.Error("panic", "cause", cause, "method", r.Method, "path", r.URL.Path, "stack", string(debug.Stack()))
 		if w.status == 0 {
 			w.fail(failInternal)

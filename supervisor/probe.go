@@ -30,9 +30,6 @@ const (
 	probesAtOnce = 64
 	// probeTimeout bounds one of them.
 	probeTimeout = 5 * time.Second
-	// probeStays is how long a stream without a protocol of its own must stay
-	// open to count as accepted: a proxy that cannot serve it closes at once.
-	probeStays = 50 * time.Millisecond
 )
 
 // probe connects to the public addresses as clients do, from ports that the
@@ -42,11 +39,11 @@ func (s *Supervisor) probe(ctx context.Context, r *release) error {
 	if !s.steering.attach {
 		return nil // a probe could reach anybody
 	}
-	probes, ctx := errgroup.WithContext(ctx)
+	probes, probing := errgroup.WithContext(ctx) // ends when all are done
 	probes.SetLimit(probesAtOnce)
 	for _, conf := range r.recipe.config.Listeners {
 		probes.Go(func() error {
-			if err := s.probeListener(ctx, r.candidate, conf); err != nil {
+			if err := s.probeListener(probing, r.candidate, conf); err != nil {
 				return fmt.Errorf("listener %s: %w", conf.Name, err)
 			}
 			return nil
@@ -68,9 +65,9 @@ func (s *Supervisor) probeListener(ctx context.Context, g *generation, l config.
 	if err != nil {
 		return err
 	}
-	each, ctx := errgroup.WithContext(ctx)
+	each, probing := errgroup.WithContext(ctx)
 	for range probesEach {
-		each.Go(func() error { return s.probeOnce(ctx, g, l) })
+		each.Go(func() error { return s.probeOnce(probing, g, l) })
 	}
 	if err := each.Wait(); err != nil {
 		return err
@@ -88,8 +85,7 @@ func (s *Supervisor) probeListener(ctx context.Context, g *generation, l config.
 // accepted waits until the candidate has taken what was queued for it: the
 // kernel opens connections for a process that is stopped or stuck, too.
 func (s *Supervisor) accepted(ctx context.Context, g *generation) error {
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
+	late := time.After(probeTimeout)
 	for {
 		q, err := s.steering.waiting(g.sockets)
 		if err != nil || q.ToAccept == 0 {
@@ -97,6 +93,8 @@ func (s *Supervisor) accepted(ctx context.Context, g *generation) error {
 		}
 		select {
 		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-late:
 			return fmt.Errorf("%d probes were not accepted within %v", q.ToAccept, probeTimeout)
 		case <-g.exited:
 			return fmt.Errorf("generation %d ended: %s", g.id, s.exitOf(g))
@@ -118,6 +116,9 @@ func (s *Supervisor) probeOnce(ctx context.Context, g *generation, l config.List
 	}()
 
 	conn, err := s.dialCandidate(ctx, g, probeAddress(l))
+	if l.Protocol == config.TCP && errors.Is(err, unix.ECONNRESET) {
+		return nil // accepted and ended at once: refused would be ECONNREFUSED
+	}
 	if err != nil {
 		return err
 	}
@@ -125,12 +126,12 @@ func (s *Supervisor) probeOnce(ctx context.Context, g *generation, l config.List
 	// An abort or a candidate that dies ends the probe at once.
 	over := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Now()) })
 	defer over()
-	switch l.Protocol {
-	case config.HTTP:
+	if l.Protocol == config.HTTP {
 		return probeHTTP(ctx, conn)
-	default:
-		return probeStream(conn)
 	}
+	// A stream has no answer of its own to wait for, and when its upstream is
+	// down the candidate rightly ends it. That it is accepted, see accepted.
+	return nil
 }
 
 // dialCandidate opens a connection whose source address is in the probe table
@@ -207,19 +208,4 @@ func probeHTTP(ctx context.Context, conn net.Conn) error {
 		return fmt.Errorf("read the response's body: %w", err)
 	}
 	return nil
-}
-
-// probeStream passes when the connection is accepted and stays. A stream that
-// the far end greets, or ends in good order after our end, is fine too.
-func probeStream(conn net.Conn) error {
-	conn.SetReadDeadline(time.Now().Add(probeStays))
-	_, err := conn.Read(make([]byte, 1))
-	if err == nil || errors.Is(err, unix.ETIMEDOUT) {
-		return nil
-	}
-	var timeout net.Error
-	if errors.As(err, &timeout) && timeout.Timeout() {
-		return nil
-	}
-	return fmt.Errorf("the stream did not stay open: %w", err)
 }

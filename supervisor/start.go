@@ -267,8 +267,12 @@ func (s *Supervisor) setState(g *generation, st State) error {
 	return nil
 }
 
+// exitOf says how a generation ended, and what it said last.
 func (s *Supervisor) exitOf(g *generation) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if g.message != "" {
+		return g.exit + " (it said: " + g.message + ")"
+	}
 	return g.exit
 }

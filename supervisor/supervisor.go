@@ -20,6 +20,7 @@ import (
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/supervisor/cgroup"
+	"github.com/baton-mesh/baton/supervisor/doctor"
 	"github.com/baton-mesh/baton/supervisor/notify"
 )
 
@@ -116,6 +117,9 @@ func New(o Options) (_ *Supervisor, err error) {
 			s.close()
 		}
 	}()
+	if err := doctor.Missing(); err != nil {
+		return nil, err
+	}
 	dir := s.config.RuntimeDir
 	if s.lock, err = lockRuntimeDir(dir); err != nil {
 		return nil, err
@@ -202,7 +206,7 @@ func (s *Supervisor) Run(ctx context.Context, hurry <-chan struct{}) error {
 		}
 		<-ctx.Done()
 	}
-	s.log.Info("stopping", "lead", s.config.Shutdown.Lead)
+	s.log.Info("stopping", "lead", s.config.Shutdown.Lead.String())
 	s.mu.Lock()
 	s.stopping = true
 	s.mu.Unlock()

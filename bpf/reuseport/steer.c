@@ -121,32 +121,32 @@ static __always_inline void count(__u32 slot, enum reason reason)
 		c->runs[reason]++;
 }
 
-/* Gives the flow to a worker of the slot; false when it has none. */
-static __always_inline bool give(struct sk_reuseport_md *ctx, __u32 slot, __u32 draw)
+/* Gives the flow to a worker of the slot; 0 when it has none. A global function:
+ * the verifier walks its loop once, and not at each place that calls it. */
+__noinline int give(struct sk_reuseport_md *ctx, __u32 slot, __u32 draw)
 {
 	struct slot *s = bpf_map_lookup_elem(&slots, &slot);
-	__u32 workers, worker;
+	__u32 workers, first;
 
 	if (!s)
-		return false;
+		return 0;
 	workers = s->workers;
 	if (!workers || workers > WORKERS)
-		return false;
+		return 0;
 	/* The low half of the draw: the high half has decided the slot. */
-	worker = (s->choice == CHOICE_CPU ? bpf_get_smp_processor_id() : draw & 0xffff) % workers;
+	first = s->choice == CHOICE_CPU ? bpf_get_smp_processor_id() : draw & 0xffff;
 
+	/* The first to try is the drawn one; its neighbours stand in for it. */
 	for (int i = 0; i < WORKERS && i < workers; i++) {
-		__u32 key = slot * WORKERS + worker;
+		__u32 key = slot * WORKERS + (first + i) % workers;
 
 		if (!bpf_sk_select_reuseport(ctx, &socks, &key, 0)) {
 			if (i)
 				count(slot, REASON_WORKER_MISSED);
-			return true;
+			return 1;
 		}
-		if (++worker >= workers)
-			worker = 0;
 	}
-	return false;
+	return 0;
 }
 
 static __always_inline bool read_source(struct sk_reuseport_md *ctx, struct source *from)

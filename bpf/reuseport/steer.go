@@ -84,6 +84,7 @@ func Open(dir string) (_ *Node, err error) {
 	n := &Node{spec: spec}
 	defer func() {
 		if err != nil {
+			n.Unpin()
 			n.Close()
 		}
 	}()
@@ -208,7 +209,10 @@ func (n *Node) Unpin() error {
 	if n.dir == "" {
 		return nil
 	}
-	return os.RemoveAll(n.dir)
+	err := os.RemoveAll(n.dir)
+	// Another layout may be pinned beside ours: then the parent stays.
+	os.Remove(filepath.Dir(n.dir))
+	return err
 }
 
 func (n *Node) groupDir(number uint32) (string, error) {

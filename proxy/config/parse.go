@@ -51,7 +51,7 @@ func (c checker) document(data []byte) *yaml.Node {
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	var doc, more yaml.Node
 	switch err := decoder.Decode(&doc); {
-	case err == io.EOF || err == nil && doc.Content[0].ShortTag() == "!!null":
+	case errors.Is(err, io.EOF) || err == nil && doc.Content[0].ShortTag() == "!!null":
 		c.refuse("", "is empty", "`baton config default` prints an example")
 		return nil
 	case err != nil:
@@ -61,7 +61,7 @@ func (c checker) document(data []byte) *yaml.Node {
 	switch err := decoder.Decode(&more); {
 	case err == nil:
 		c.addAt(position{c.file, more.Line, more.Column}, "", "holds more than one document", "remove the line ---")
-	case err != io.EOF:
+	case !errors.Is(err, io.EOF):
 		c.syntax(err, data)
 		return nil
 	}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -112,8 +113,8 @@ func TestAllMistakes(t *testing.T) {
 		"steering: auto", "steeering: auto",
 	).Replace(valid)
 	_, err := Parse("baton.yaml", []byte(text), []string{"BATON_SHUTDOWN_LEAD=x"})
-	found, ok := err.(Mistakes)
-	if !ok {
+	var found Mistakes
+	if !errors.As(err, &found) {
 		t.Fatal(err)
 	}
 	var got []string

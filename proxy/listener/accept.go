@@ -151,7 +151,7 @@ func (a *acceptor) queued() bool {
 	raw.Control(func(fd uintptr) {
 		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 		for {
-			if n, err = unix.Poll(poll, 0); err != unix.EINTR {
+			if n, err = unix.Poll(poll, 0); !errors.Is(err, unix.EINTR) {
 				return
 			}
 		}

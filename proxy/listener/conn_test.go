@@ -1,6 +1,7 @@
 package listener
 
 import (
+	"errors"
 	"io"
 	"net"
 	"testing"
@@ -73,7 +74,7 @@ func TestConnectionThatComesToRestAfterTheLastCallLeaves(t *testing.T) {
 	c, client := accepted(t, r, Active)
 	r.lastCall.Store(true)
 	c.rest()
-	if _, err := client.Read(make([]byte, 1)); err != io.EOF || r.Tally() != (Tally{IdleClosed: 1}) {
+	if _, err := client.Read(make([]byte, 1)); !errors.Is(err, io.EOF) || r.Tally() != (Tally{IdleClosed: 1}) {
 		t.Errorf("%v, %+v", err, r.Tally())
 	}
 }

@@ -32,6 +32,10 @@ type Server struct {
 // any binary.
 func Listen(s *supervisor.Supervisor, socket, address string, log *slog.Logger) (*Server, error) {
 	srv := &Server{supervisor: s, log: log}
+	if c, err := net.Dial("unix", socket); err == nil {
+		c.Close()
+		return nil, fmt.Errorf("another supervisor answers on admin.socket %s", socket)
+	}
 	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("admin socket: %w", err)
 	}

@@ -113,10 +113,9 @@ func (l *Load) runClient(ctx context.Context, kind Kind, index int) {
 	// all of them at the same point.
 	wait := rand.N(max(pause, slowTick))
 	for {
-		select {
-		case <-ctx.Done():
+		// Without a pause both are ready in the end, and select would toss a coin.
+		if sleep(ctx, wait) != nil || ctx.Err() != nil {
 			return
-		case <-time.After(wait):
 		}
 		a := attempt{seed: rand.Uint32(), slow: slow}
 		switch {

@@ -72,8 +72,15 @@ func TestLoadRunsEveryKindAndFinishesWhatItBegan(t *testing.T) {
 	o := startOrigin(t)
 	load := &Load{HTTP: o.HTTPAddress(), TCP: o.EchoAddress(), Stream: 300 * time.Millisecond, Slow: 50 * time.Millisecond}
 	ctx, cancel := context.WithCancel(t.Context())
-	time.AfterFunc(700*time.Millisecond, cancel)
+	var stopped time.Time
+	time.AfterFunc(700*time.Millisecond, func() { stopped = time.Now(); cancel() })
 	load.Run(ctx)
+	for _, op := range load.Ops() {
+		// Less than an operation lasts, more than a client sleeps over it.
+		if late := op.Start.Sub(stopped); late > 25*time.Millisecond {
+			t.Errorf("%s: began %v after the end", op.Kind, late)
+		}
+	}
 	load.Burst(TCPNew, 20)
 
 	seen := make(map[Kind]int)

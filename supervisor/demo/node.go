@@ -29,15 +29,16 @@ type Node struct {
 	admin      string // host:port
 	socket     string
 	api        *http.Client
-	cmd        *exec.Cmd
-	ended      chan struct{} // closed when the process has been waited for
+	command    func() *exec.Cmd // makes another supervisor of the same settings
+	cmd        *exec.Cmd        // nil before the first
+	ended      chan struct{}    // closed when cmd has been waited for
 }
 
 // StartNode writes settings to a directory of its own, runs `executable run` on
 // it with an origin behind, and returns when it serves. [Node.Stop] ends it.
 func StartNode(ctx context.Context, executable string, at Place, s Settings) (_ *Node, err error) {
 	at = at.orLoopback()
-	n := &Node{executable: executable, ended: make(chan struct{})}
+	n := &Node{executable: executable}
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("start node: %w", err)
@@ -65,33 +66,53 @@ func StartNode(ctx context.Context, executable string, at Place, s Settings) (_ 
 	if err != nil {
 		return nil, err
 	}
-	log, err := os.Create(n.LogFile())
+	args := []string{"run", "--config", file}
+	if s.Unsteered {
+		args = append(args, "--unsteered")
+	}
+	n.command = func() *exec.Cmd { return at.Command(executable, args...) }
+	return n, n.start(ctx)
+}
+
+// start runs the supervisor and returns when it serves.
+func (n *Node) start(ctx context.Context) error {
+	log, err := os.OpenFile(n.LogFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer log.Close() // the process has its own copy
 
-	n.cmd = at.Command(executable, "run", "--config", file)
-	if s.Unsteered {
-		n.cmd.Args = append(n.cmd.Args, "--unsteered")
-	}
-	n.cmd.Stdout, n.cmd.Stderr = log, log
+	cmd, ended := n.command(), make(chan struct{})
+	cmd.Stdout, cmd.Stderr = log, log
 	// An interrupt from the terminal is for whoever runs the node, who then
 	// stops it in order.
-	n.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := n.cmd.Start(); err != nil {
-		n.cmd = nil
-		return nil, err
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		return err
 	}
-	go func() { n.cmd.Wait(); close(n.ended) }()
-	return n, n.waitServing(ctx)
+	n.cmd, n.ended = cmd, ended
+	go func() { cmd.Wait(); close(ended) }()
+	return n.waitServing(ctx)
 }
+
+// Kill ends the supervisor with SIGKILL. Its generations live on.
+func (n *Node) Kill() {
+	n.cmd.Process.Kill()
+	<-n.ended
+}
+
+// Restart runs another supervisor in the place of one that was killed, and
+// returns when it serves.
+func (n *Node) Restart(ctx context.Context) error { return n.start(ctx) }
 
 // LogFile is where the supervisor and its generations write.
 func (n *Node) LogFile() string { return filepath.Join(n.Dir, "baton.log") }
 
 // Admin is the host:port of metrics and health.
 func (n *Node) Admin() string { return n.admin }
+
+// Socket is the supervisor's admin socket.
+func (n *Node) Socket() string { return n.socket }
 
 // PID is the supervisor's.
 func (n *Node) PID() int { return n.cmd.Process.Pid }
@@ -101,7 +122,7 @@ func (n *Node) waitServing(ctx context.Context) error {
 	defer cancel()
 	for {
 		s, err := n.Status(ctx)
-		if err == nil && s.State == "serving" {
+		if err == nil && s.PID == n.PID() && s.State == "serving" {
 			if err = n.ready(ctx); err == nil {
 				return nil
 			}

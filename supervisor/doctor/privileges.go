@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 
@@ -26,6 +27,29 @@ var capabilities = []struct {
 	{unix.CAP_NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE", Warn, "listen below port 1024"},
 	{unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE", Warn, "name the process that holds a port"},
 	{unix.CAP_DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH", Warn, "name the process that holds a port"},
+}
+
+// Missing says which capabilities this process lacks without which Baton does
+// not run, and what to do. Nil: none.
+func Missing() error {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return err
+	}
+	held, err := effective(string(status))
+	if err != nil {
+		return err
+	}
+	var missing []string
+	for _, c := range capabilities {
+		if c.lack == Fail && held&(1<<c.number) == 0 {
+			missing = append(missing, fmt.Sprintf("%s (to %s)", c.name, c.use))
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return fmt.Errorf("this process lacks %s: run baton as root, or grant it", strings.Join(missing, ", "))
 }
 
 func examineCapabilities(o Options) []Finding {

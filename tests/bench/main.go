@@ -32,8 +32,8 @@ type plan struct {
 }
 
 var (
-	full  = plan{rounds: 3, keepAlive: 4, fresh: 3, idle: 20, strict: 10}
-	short = plan{rounds: 1, keepAlive: 1, fresh: 1, idle: 2, strict: 1}
+	full  = plan{rounds: 6, keepAlive: 2, fresh: 1, idle: 20, strict: 10}
+	short = plan{rounds: 1, keepAlive: 1, fresh: 1, idle: 1, strict: 1}
 )
 
 func main() {
@@ -187,11 +187,11 @@ func measure(ctx context.Context, p plan, all []*running, report *Report) error 
 			if round == 0 {
 				r.report.KeepAlive, r.report.Fresh = new(Throughput), new(Throughput)
 			}
-			if err := r.report.KeepAlive.addPair(ctx, r, false, p.keepAlive); err != nil {
+			if err := r.report.KeepAlive.addPair(ctx, r, false, p.keepAlive, round); err != nil {
 				return err
 			}
 			report.takeReleases(r, &report.Loaded)
-			if err := r.report.Fresh.addPair(ctx, r, true, p.fresh); err != nil {
+			if err := r.report.Fresh.addPair(ctx, r, true, p.fresh, round); err != nil {
 				return err
 			}
 			report.takeReleases(r, nil)

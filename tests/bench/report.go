@@ -161,11 +161,14 @@ func (r *Report) print(out io.Writer) {
 	}
 	r.printCost(out)
 	for _, e := range r.Expectations {
-		verdict := "met"
+		verdict, doubt := "met", ""
 		if !e.Met {
 			verdict = "MISSED"
 		}
-		fmt.Fprintf(out, "%-7s %s: %.1f, expected at most %.0f\n", verdict, e.What, e.Figure, e.AtMost)
+		if r.disturbed() {
+			doubt = " (disturbed)"
+		}
+		fmt.Fprintf(out, "%-7s %s: %.1f, expected at most %.0f%s\n", verdict, e.What, e.Figure, e.AtMost, doubt)
 	}
 }
 

@@ -37,16 +37,18 @@ type window struct {
 }
 
 // addPair runs wrk twice, steady and replacing, and adds what it found. With
-// fresh every request has a connection of its own.
-func (t *Throughput) addPair(ctx context.Context, r *running, fresh bool, seconds int) error {
-	steady, err := r.wrk(ctx, fresh, seconds, false)
-	if err != nil {
-		return err
+// fresh every request has a connection of its own. The two change places from
+// round to round, so that a machine that slows down favours neither.
+func (t *Throughput) addPair(ctx context.Context, r *running, fresh bool, seconds, round int) error {
+	var pair [2]window // steady, during
+	for i := range pair {
+		which := (i + round) % 2
+		var err error
+		if pair[which], err = r.wrk(ctx, fresh, seconds, which == 1); err != nil {
+			return err
+		}
 	}
-	during, err := r.wrk(ctx, fresh, seconds, true)
-	if err != nil {
-		return err
-	}
+	steady, during := pair[0], pair[1]
 	t.Steady.add(steady.perSecond)
 	t.During.add(during.perSecond)
 	t.Share.add(100 * during.perSecond / steady.perSecond)

@@ -80,6 +80,8 @@ func scripts(t *testing.T, dir string) {
 		RequireUniqueNames: true,
 		Setup:              func(env *testscript.Env) error { return setup(env, bin) },
 		Cmds:               commands,
+		// A supervisor that should have refused to run never ends.
+		Deadline: time.Now().Add(4 * time.Minute),
 	})
 }
 

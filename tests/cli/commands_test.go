@@ -106,7 +106,7 @@ func run(ts *testscript.TestScript, args []string) {
 	cmd := exec.Command(ts.Getenv("BIN")+"/baton", args...)
 	cmd.Dir = ts.MkAbs(".")
 	cmd.Env = environment(ts)
-	n.log = filepath.Join(ts.MkAbs("."), "log")
+	n.log = filepath.Join(filepath.Dir(ts.Getenv("RUN")), "log") // outlives $WORK
 	log, err := os.Create(n.log)
 	ts.Check(err)
 	defer log.Close()

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -19,90 +18,35 @@ import (
 
 	"github.com/baton-mesh/baton/supervisor"
 	"github.com/baton-mesh/baton/supervisor/admin"
+	"github.com/baton-mesh/baton/supervisor/demo"
 	"github.com/baton-mesh/baton/tests/testnet"
 )
 
-const config = `
-runtime_dir: %[1]s/run
-node: {name: test, server_id: 7}
-admin: {address: ""}
-listeners: [{name: raw, address: "%[2]s:8081", protocol: tcp}]
-routes: [{name: raw, listeners: [raw], upstreams: [{name: echo}]}]
-upstreams: [{name: echo, endpoints: ["127.0.0.1:9002"]}]
-proxy: {command: [baton-proxy], user: nobody, nonblocking: true, baton: true}
-release: {drain_timeout: 30s, verify: {window: 100ms}}
-shutdown: {lead: 0s}
-`
-
-// startNode runs a supervisor and an echo server on a host.
-func startNode(t *testing.T, host *testnet.Host, address string) *admin.Client {
+// startNode runs a supervisor on a host.
+func startNode(t *testing.T, host *testnet.Host) (*demo.Node, *admin.Client) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "b")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	os.Chmod(dir, 0o755)
+	dir := t.TempDir()
 	build := exec.Command("go", "build", "-o", dir, "./supervisor/cmd/baton", "./proxy/cmd/baton-proxy")
 	build.Dir = filepath.Join("..", "..")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	file := filepath.Join(dir, "baton.yaml")
-	if err := os.WriteFile(file, fmt.Appendf(nil, config, dir, address), 0o644); err != nil {
-		t.Fatal(err)
-	}
-
-	echo, err := host.Listen("127.0.0.1:9002")
+	at := demo.Place{Addr: host.Addr4, Command: host.Command, Listen: host.Listen}
+	node, err := demo.StartNode(t.Context(), filepath.Join(dir, "baton"), at, demo.Settings{})
 	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { echo.Close() })
-	go func() {
-		for {
-			c, err := echo.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				buf := make([]byte, 1024)
-				for {
-					n, err := c.Read(buf)
-					if err != nil {
-						return
-					}
-					c.Write(buf[:n])
-				}
-			}()
-		}
-	}()
-
-	log, err := os.Create(filepath.Join(dir, "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := host.Command(filepath.Join(dir, "baton"), "run", "--config", file)
-	cmd.Stderr = log
-	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		cmd.Process.Signal(syscall.SIGTERM)
-		cmd.Process.Signal(syscall.SIGTERM)
-		cmd.Wait()
-		log.Close()
-		if t.Failed() {
-			data, _ := os.ReadFile(log.Name())
-			t.Logf("%s", data)
+		if err := node.Stop(); err != nil {
+			t.Error(err)
 		}
+		if t.Failed() {
+			log, _ := os.ReadFile(node.LogFile())
+			t.Logf("%s", log)
+		}
+		node.Remove()
 	})
-	client := admin.Dial(filepath.Join(dir, "run", "admin.sock"))
-	eventually(t, 10*time.Second, "the node serves", func() bool {
-		st, err := client.Status(t.Context())
-		return err == nil && st.State == "serving" && st.Release == nil
-	})
-	return client
+	return node, admin.Dial(node.Socket())
 }
 
 func eventually(t *testing.T, within time.Duration, what string, cond func() bool) {
@@ -232,10 +176,10 @@ const handshakes = 20
 func TestHandshakesThatFinishInTime(t *testing.T) {
 	hosts := testnet.New(t, "client", "node")
 	client, node := hosts[0], hosts[1]
-	c := startNode(t, node, node.Addr4.String())
+	running, c := startNode(t, node)
 
 	heard := nobodyHears(t, node, client)
-	results := connect(client, netip.AddrPortFrom(node.Addr4, 8081), handshakes)
+	results := connect(client, running.TCP, handshakes)
 	eventually(t, 5*time.Second, "the handshakes are half open", func() bool { return halfOpen(t, node) == handshakes })
 	res, err := c.Release(t.Context(), supervisor.Request{NoVerify: true})
 	if err != nil || res.Outcome != supervisor.Passed {
@@ -270,10 +214,10 @@ func TestHandshakesThatFinishInTime(t *testing.T) {
 func TestHandshakesThatTakeTooLong(t *testing.T) {
 	hosts := testnet.New(t, "client", "node")
 	client, node := hosts[0], hosts[1]
-	c := startNode(t, node, node.Addr4.String())
+	running, c := startNode(t, node)
 
 	heard := nobodyHears(t, node, client)
-	results := connect(client, netip.AddrPortFrom(node.Addr4, 8081), handshakes)
+	results := connect(client, running.TCP, handshakes)
 	eventually(t, 5*time.Second, "the handshakes are half open", func() bool { return halfOpen(t, node) == handshakes })
 	begin := time.Now()
 	res, err := c.Release(t.Context(), supervisor.Request{NoVerify: true})

@@ -32,7 +32,7 @@ func TestThousandReleases(t *testing.T) {
 	}
 	const releases, warm = 1000, 100
 	settings := demo.Settings{MaxGenerations: 64}
-	node := startNode(t, settings)
+	node := startNode(t, demo.Place{}, settings)
 	file, err := node.WriteConfig("candidate", settings)
 	if err != nil {
 		t.Fatal(err)

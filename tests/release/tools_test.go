@@ -56,7 +56,7 @@ var tools = []tool{
 		name: "h2load",
 		pkg:  "nghttp2-client",
 		args: func(_ *testing.T, url string) []string {
-			return []string{"--h1", "--clients", "4", "--requests", "200", url + slowPath(50, 1)}
+			return []string{"--h1", "--clients", "4", "--requests", "100", url + slowPath(50, 1)}
 		},
 		read: readH2load,
 	},
@@ -117,22 +117,21 @@ func needTools(t *testing.T) {
 }
 
 // startTools keeps every tool running until ctx is done, and then lets it finish.
-func startTools(ctx context.Context, t *testing.T, running *sync.WaitGroup, url string) *results {
+func startTools(ctx context.Context, t *testing.T, running *sync.WaitGroup, command func(name string, args ...string) *exec.Cmd, url string) *results {
 	t.Helper()
 	r := &results{requests: make(map[string]int)}
 	for _, tool := range tools {
 		args := tool.args(t, url)
 		running.Go(func() {
 			for ctx.Err() == nil {
-				r.run(tool, args)
+				r.run(tool, command(tool.name, args...))
 			}
 		})
 	}
 	return r
 }
 
-func (r *results) run(tool tool, args []string) {
-	cmd := exec.Command(tool.name, args...)
+func (r *results) run(tool tool, cmd *exec.Cmd) {
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()

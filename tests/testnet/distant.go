@@ -17,9 +17,9 @@ import (
 const (
 	// tunDevice is the kernel's way to make an interface out of a descriptor.
 	tunDevice = "/dev/net/tun"
-	// queueLength is how many packets the kernel keeps for us to fetch, and
-	// twice as many are under way in each direction. It drops what is more: the
-	// windows of dozens of connections fit, 30 MB.
+	// queueLength is how many packets the kernel keeps for us to fetch; twice as
+	// many may be under way in each direction. It drops what is more, but all of
+	// them are 45 MB, the windows of dozens of connections at full speed.
 	queueLength = 10_000
 	// largestPacket is the most an interface of this kind hands over at once.
 	largestPacket = 64 << 10
@@ -56,14 +56,15 @@ func Distant(t testing.TB, rtt time.Duration, one, other string) (*Host, *Host) 
 		}
 		ends = append(ends, end)
 	}
-	for i, from := range ends {
-		carriers.Go(func() { carry(from, ends[1-i], rtt/2) })
-	}
-	// Only now, so that somebody fetches from the first packet on.
 	for _, h := range []*Host{a, b} {
 		if err := h.start(); err != nil {
 			t.Fatalf("testnet: host %s: %v", h.Name, err)
 		}
+	}
+	// Only now: an interface that is not up yet would drop what is delivered,
+	// and the kernel keeps what has been sent.
+	for i, from := range ends {
+		carriers.Go(func() { carry(from, ends[1-i], rtt/2) })
 	}
 	return a, b
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 )
@@ -18,15 +19,17 @@ func TestDistantHosts(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			var serving sync.WaitGroup
+			defer serving.Wait()
 			defer l.Close()
-			go func() {
+			serving.Go(func() {
 				c, err := l.Accept()
 				if err != nil {
 					return
 				}
 				defer c.Close()
 				io.Copy(c, c)
-			}()
+			})
 
 			began := time.Now()
 			c, err := client.Dial("tcp", netip.AddrPortFrom(addr, 80))
@@ -75,9 +78,12 @@ func TestDistantHostRefuses(t *testing.T) {
 }
 
 func TestNothingStaysBehindOfDistantHosts(t *testing.T) {
+	use := func(t *testing.T) { Distant(t, time.Millisecond, "client", "node") }
+	t.Run("the first, for what the runtime opens once", use)
 	before := openFiles(t)
-	t.Run("a test", func(t *testing.T) { Distant(t, time.Millisecond, "client", "node") })
-	if after := openFiles(t); after != before {
+	t.Run("a test", use)
+	// Fewer is well: the runtime gives back pipes it has used for splicing.
+	if after := openFiles(t); after > before {
 		t.Errorf("%d open files after the test, %d before", after, before)
 	}
 }

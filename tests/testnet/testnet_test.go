@@ -2,6 +2,7 @@ package testnet
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -86,7 +87,7 @@ func TestDoLeavesTheCallerWhereItWas(t *testing.T) {
 	if now := namespaceOf(t); now != outside {
 		t.Errorf("after Do the test is in %s, was in %s", now, outside)
 	}
-	if err := node.Do(func() error { return io.EOF }); err != io.EOF {
+	if err := node.Do(func() error { return io.EOF }); !errors.Is(err, io.EOF) {
 		t.Errorf("Do returned %v, want what its function returned", err)
 	}
 	if err := node.Do(func() error { runtime.Goexit(); return nil }); err == nil {

@@ -17,7 +17,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"runtime/debug"
+	"strings"
 	"syscall"
 	"unsafe"
 
@@ -37,6 +37,9 @@ const (
 // The supervisor executes the binary by descriptor, and the kernel would then
 // name the process after a number. Here, since prctl names the calling thread
 // and init alone is sure to be on the process's first.
+// version is set by the linker.
+var version = "development"
+
 func init() {
 	name := [16]byte{}
 	copy(name[:15], "baton-proxy")
@@ -68,11 +71,14 @@ func main() {
 	var err error
 	switch command {
 	case "run":
-		err = run(*file)
+		if err = run(*file); err != nil {
+			// What the supervisor shows as the reason of the release's failure.
+			contract.Notify("STATUS=" + strings.ReplaceAll(err.Error(), "\n", "; "))
+		}
 	case "check":
 		_, err = build(*file, proxy.Options{})
 	case "version":
-		fmt.Println("baton-proxy", version())
+		fmt.Println("baton-proxy", version)
 	default:
 		flags.Usage()
 		os.Exit(exitUsage)
@@ -147,12 +153,4 @@ func load(file string) (*config.Config, error) {
 	}
 	// No environment: the supervisor has resolved what it read.
 	return config.Parse("configuration", text, nil)
-}
-
-// version is what the build was stamped with.
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok {
-		return info.Main.Version
-	}
-	return "unknown"
 }

@@ -1,0 +1,95 @@
+package iter
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getuid() != 0 {
+		if os.Getenv("CI") == "true" {
+			fmt.Println("FAIL: BPF iterators need root")
+			os.Exit(1)
+		}
+		fmt.Println("SKIP: BPF iterators need root")
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// listen opens a listening socket and returns its cookie.
+func listen(t testing.TB) (net.Listener, uint64) {
+	t.Helper()
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false) // the iterator sees TCP's sockets
+	l, err := lc.Listen(t.Context(), "tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	raw, err := l.(*net.TCPListener).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cookie uint64
+	raw.Control(func(fd uintptr) { cookie, err = unix.GetsockoptUint64(int(fd), unix.SOL_SOCKET, unix.SO_COOKIE) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l, cookie
+}
+
+// Half-open connections need a link that loses packets: tests/packetpath has them.
+func TestAcceptQueues(t *testing.T) {
+	q, err := Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer q.Close()
+	one, oneCookie := listen(t)
+	_, twoCookie := listen(t)
+	_, otherCookie := listen(t)
+	for range 5 {
+		c, err := net.Dial("tcp4", one.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	got, err := q.Read([]uint64{oneCookie, twoCookie})
+	if err != nil || len(got) != 2 || got[oneCookie] != (Queue{ToAccept: 5}) || got[twoCookie] != (Queue{}) {
+		t.Errorf("%v, %v", got, err)
+	}
+
+	// A listener that has gone is missing, and what was asked before is forgotten.
+	one.Close()
+	got, err = q.Read([]uint64{oneCookie, otherCookie})
+	if err != nil || len(got) != 1 || got[otherCookie] != (Queue{}) {
+		t.Errorf("after a close: %v, %v", got, err)
+	}
+	if got, err := q.Read(nil); err != nil || len(got) != 0 {
+		t.Errorf("nothing asked: %v, %v", got, err)
+	}
+}
+
+func BenchmarkRead(b *testing.B) {
+	q, err := Open()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer q.Close()
+	var cookies []uint64
+	for range 3 {
+		_, c := listen(b)
+		cookies = append(cookies, c)
+	}
+	for b.Loop() {
+		if _, err := q.Read(cookies); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,56 @@
+// Package bpf_test measures the programs of all hooks.
+package bpf_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"regexp"
+	"testing"
+
+	"github.com/cilium/ebpf"
+)
+
+var figures = regexp.MustCompile(`processed (\d+) insns .* max_states_per_insn|stack depth ([\d+]+)`)
+
+// TestVerifier loads every compiled program and shows what the kernel's verifier
+// says of its size: instructions walked, and bytes of stack.
+func TestVerifier(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("loading BPF programs needs root")
+	}
+	objects, err := filepath.Glob("*/*_bpfel.o")
+	if err != nil || len(objects) == 0 {
+		t.Fatalf("no compiled programs: %v", err)
+	}
+	for _, path := range objects {
+		spec, err := ebpf.LoadCollectionSpec(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{LogLevel: ebpf.LogLevelStats}})
+		var refused *ebpf.VerifierError
+		if errors.As(err, &refused) {
+			t.Fatalf("%s: %+v", path, refused)
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		for name, prog := range coll.Programs {
+			walked, stack := "?", "?"
+			for _, m := range figures.FindAllStringSubmatch(prog.VerifierLog, -1) {
+				if m[1] != "" {
+					walked = m[1]
+				}
+				if m[2] != "" {
+					stack = m[2]
+				}
+			}
+			t.Logf("%-32s %-10s %4d instructions, %6s walked by the verifier, %s bytes of stack", path, name, len(spec.Programs[name].Instructions), walked, stack)
+			if walked == "?" {
+				t.Errorf("%s: the verifier's log has no figures:\n%s", name, prog.VerifierLog)
+			}
+		}
+		coll.Close()
+	}
+}

@@ -1,0 +1,190 @@
+package spawn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The test binary doubles as what is started: it tells what it finds.
+func TestMain(m *testing.M) {
+	if os.Getenv("SPAWN_TEST_CHILD") != "" {
+		status, _ := os.ReadFile("/proc/self/status")
+		fmt.Printf("%sargs:\t%q\npid-matches:\t%t\n", status, os.Args, os.Getenv("LISTEN_PID") == fmt.Sprint(os.Getpid()))
+		fds, _ := os.ReadDir("/proc/self/fd")
+		for _, fd := range fds {
+			to, _ := os.Readlink("/proc/self/fd/" + fd.Name())
+			fmt.Printf("fd %s:\t%s\n", fd.Name(), to)
+		}
+		return
+	}
+	if os.Getuid() != 0 {
+		if os.Getenv("CI") == "true" {
+			fmt.Println("FAIL: changing users needs root")
+			os.Exit(1)
+		}
+		fmt.Println("SKIP: changing users needs root")
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func open(t *testing.T, path string) *Binary {
+	t.Helper()
+	b, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close() })
+	return b
+}
+
+func nobody(t *testing.T) Account {
+	t.Helper()
+	a, err := LookUpAccount("nobody")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// A generation has its user, no capability, no way to get one, and of the
+// supervisor's descriptors those it was given and no other.
+func TestWhatAGenerationHas(t *testing.T) {
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, account := range []Account{nobody(t), {0, 0}} {
+		passed, err := os.Open("/etc/hostname")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer passed.Close()
+		out, err := Run(t.Context(), Options{
+			Binary: open(t, exe), Args: []string{"one", "two"}, Account: account,
+			Env: []string{"SPAWN_TEST_CHILD=1"}, Files: []int{int(passed.Fd())},
+		})
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		ids := fmt.Sprintf("%d\t%[1]d\t%[1]d\t%[1]d", account.UID)
+		for _, want := range []string{
+			"\nUid:\t" + ids, "\nCapInh:\t0000000000000000", "\nCapPrm:\t0000000000000000",
+			"\nCapEff:\t0000000000000000", "\nCapBnd:\t0000000000000000", "\nCapAmb:\t0000000000000000",
+			"\nNoNewPrivs:\t1", "pid-matches:\ttrue", `"one" "two"]`, "fd 3:\t/etc/hostname",
+		} {
+			if !strings.Contains(out, want) {
+				t.Errorf("as user %d: no %q in:\n%s", account.UID, want, out)
+			}
+		}
+		if strings.Contains(out, filepath.Base(exe)+"\n") && strings.Contains(out, "fd 4:\t"+exe) {
+			t.Errorf("the binary's own descriptor leaked:\n%s", out)
+		}
+	}
+}
+
+// The binary is what was opened, not what its path names later.
+func TestBinaryIsOpenedOnce(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "server")
+	script(t, path, "echo first")
+	b := open(t, path)
+	script(t, path+".new", "echo second")
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+	out, err := Run(t.Context(), Options{Binary: b, Account: Account{0, 0}})
+	if err != nil || out != "first\n" {
+		t.Errorf("%q, %v", out, err)
+	}
+}
+
+func script(t *testing.T, path, body string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+body+"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestRunTellsHowItEnded(t *testing.T) {
+	dir := t.TempDir()
+	for body, want := range map[string]string{"echo no >&2; exit 3": "exit status 3", "kill -9 $$": "killed by killed"} {
+		path := filepath.Join(dir, "s")
+		script(t, path, body)
+		if _, err := Run(t.Context(), Options{Binary: open(t, path), Account: Account{0, 0}}); err == nil || err.Error() != want {
+			t.Errorf("%s: %v, want %s", body, err, want)
+		}
+	}
+	path := filepath.Join(dir, "hangs")
+	script(t, path, "exec sleep 60")
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := Run(ctx, Options{Binary: open(t, path), Account: Account{0, 0}}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a check that hangs: %v", err)
+	}
+}
+
+func TestWhyABinaryDoesNotStart(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name string, data []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, data, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	// The head of an ELF file for AArch64, enough for the kernel to refuse it.
+	foreign := write("foreign", append([]byte("\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00\x01\x00\x00\x00"), append(make([]byte, 28), 64, 0, 56, 0, 0, 0, 64, 0, 0, 0, 0, 0)...))
+	for path, want := range map[string]string{
+		foreign:                               "is built for aarch64, this machine is " + runtime.GOARCH,
+		write("text", []byte("not a binary")): "is neither an ELF binary nor a script",
+		write("nowhere", []byte("#!/no/such/shell\n")): "no such file or directory",
+	} {
+		_, err := Start(Options{Binary: open(t, path), Account: nobody(t)})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", filepath.Base(path), err, want)
+		}
+	}
+}
+
+func TestOpen(t *testing.T) {
+	dir := t.TempDir()
+	plain := filepath.Join(dir, "plain")
+	if err := os.WriteFile(plain, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{
+		"no-such-binary-anywhere": "neither beside baton nor in PATH",
+		dir + "/missing":          "no such file",
+		dir:                       "not an executable file",
+		plain:                     "not an executable file",
+	} {
+		if _, err := Open(name); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", name, err, want)
+		}
+	}
+	sh, err := exec.LookPath("sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b := open(t, "sh"); b.Path != sh {
+		t.Errorf("sh is %s, want %s", b.Path, sh)
+	}
+}
+
+func TestLookUpAccount(t *testing.T) {
+	if a, err := LookUpAccount("0"); err != nil || a != (Account{0, 0}) {
+		t.Errorf("%v, %v", a, err)
+	}
+	if _, err := LookUpAccount("no-such-user"); err == nil || !strings.Contains(err.Error(), "unknown to this host") {
+		t.Errorf("%v", err)
+	}
+}
