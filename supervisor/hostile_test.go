@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -444,7 +445,7 @@ func (n *node) try(patience time.Duration) (string, error) {
 // kernel answered it.
 func (c *client) tryEscape(t *testing.T, n *node, name string) syscall.Errno {
 	t.Helper()
-	answer, err := os.CreateTemp("", "answer")
+	answer, err := os.CreateTemp(filepath.Dir(n.conf.RuntimeDir), "answer")
 	if err != nil {
 		t.Fatal(err)
 	}
