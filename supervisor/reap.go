@@ -89,6 +89,9 @@ func (s *Supervisor) crashedNow(g *generation) {
 	if s.shift.current != nil || s.stopping {
 		return
 	}
+	if r := s.running; r != nil && r.candidate == g && r.fallback != nil {
+		return // what served before it is the better bet, see unserved
+	}
 	again, err := g.recipe.again()
 	if err != nil {
 		s.log.Error("keep what the crashed generation ran", "error", err)

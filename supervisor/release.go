@@ -47,6 +47,7 @@ type release struct {
 	recipe    *recipe     // what the candidate runs; given before validate for a rollback
 	candidate *generation // guarded by Supervisor.mu for readers
 	previous  *generation // who served when it began; nil: nobody
+	fallback  *recipe     // what previous runs, with a handle that outlives it
 	before    baseline    // the counters before the shift
 
 	// Guarded by Supervisor.mu.
@@ -214,8 +215,13 @@ func (s *Supervisor) begin(r *release) {
 	s.running = r
 	r.previous = s.shift.current
 	r.abort = func(error) {}
-	if r.previous != nil {
-		r.result.Previous = r.previous.id
+	if r.previous == nil {
+		return
+	}
+	r.result.Previous = r.previous.id
+	var err error
+	if r.fallback, err = r.previous.recipe.again(); err != nil {
+		s.log.Error("keep what the previous generation runs", "error", err)
 	}
 }
 
@@ -277,6 +283,7 @@ func (s *Supervisor) run(ctx context.Context, r *release) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.running = nil
+	s.unserved(r)
 	s.finish(r, outcome, reason)
 	log.Info("release ended", "outcome", outcome, "generation", r.result.Generation, "previous", r.result.Previous, "reason", reason)
 }
@@ -334,8 +341,11 @@ func (s *Supervisor) passed(r *release) {
 	if r.cause != "crash" {
 		s.crashes = 0
 	}
-	if r.previous != nil {
-		s.keep(r.previous.recipe)
+	if r.fallback != nil {
+		if s.kept != nil {
+			s.kept.binary.Close()
+		}
+		s.kept, r.fallback = r.fallback, nil
 	}
 	for _, g := range s.generations {
 		if (g == r.previous || g.leftover() || g.unfit.Load()) && !g.stopping {
@@ -344,17 +354,19 @@ func (s *Supervisor) passed(r *release) {
 	}
 }
 
-// keep remembers what to roll back to. s.mu is held.
-func (s *Supervisor) keep(what *recipe) {
-	again, err := what.again()
-	if err != nil {
-		s.log.Error("keep what the previous generation ran", "error", err)
+// unserved starts the previous generation again if the release failed and took
+// the last one new flows could go to with it. s.mu is held.
+func (s *Supervisor) unserved(r *release) {
+	if r.fallback == nil {
 		return
 	}
-	if s.kept != nil {
-		s.kept.binary.Close()
+	if s.shift.current == nil && s.crash == nil && !s.stopping {
+		s.log.Error("nobody serves: starting again what the previous generation ran", "generation", r.previous.id)
+		s.crash, r.fallback = r.fallback, nil
+		s.nudge()
+		return
 	}
-	s.kept = again
+	r.fallback.binary.Close()
 }
 
 // ramp is the shares the candidate gets, in order.

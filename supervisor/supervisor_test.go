@@ -214,6 +214,33 @@ func TestPreviousDiesDuringTheRamp(t *testing.T) {
 	}
 }
 
+// Both die in the middle of a release: the exit code says that going back
+// failed, and what served before is started again for the clients that wait.
+func TestBothDieDuringTheRamp(t *testing.T) {
+	n := serve(t, conf(t, "serve"))
+	r, err := n.enqueue(n.like("helper", func(c *config.Config) { c.Release.Verify.Window = 5 * time.Second }), Request{Ramp: []config.Percent{0.1, 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the ramp has begun", func() bool {
+		st := n.s.Status()
+		return st.Release != nil && st.Release.Weight == 0.1
+	})
+	for _, g := range n.s.Status().Generations {
+		syscall.Kill(g.PID, syscall.SIGKILL)
+	}
+	if res, _ := r.wait(context.Background()); res.Outcome != RollbackFailed || res.ExitCode != 6 {
+		t.Errorf("%+v", res)
+	}
+	if _, err := n.get("/"); err != nil {
+		t.Errorf("a client that came then: %v", err)
+	}
+	eventually(t, "it is in service again", func() bool { return n.s.Status().Current == 3 && n.s.Ready() })
+	if cmd := commandLine(t, n.generation(3).PID); !strings.HasSuffix(cmd, "serve") {
+		t.Errorf("generation 3 runs %q", cmd)
+	}
+}
+
 func TestRollback(t *testing.T) {
 	t.Run("of a release that runs", func(t *testing.T) {
 		n := serve(t, conf(t, "serve"))
