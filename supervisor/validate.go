@@ -200,7 +200,7 @@ func (s *Supervisor) checkByItself(ctx context.Context, what *recipe) error {
 // configFD writes the resolved configuration to a sealed memfd: what the
 // generation reads is what was checked, and nobody can change it.
 func configFD(c *config.Config) (int, error) {
-	data, err := c.Marshal()
+	data, err := c.HandOver()
 	if err != nil {
 		return -1, fmt.Errorf("write the configuration: %w", err)
 	}

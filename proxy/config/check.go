@@ -18,8 +18,6 @@ import (
 var notBuilt = map[string]string{
 	"balancer":          "the balancer",
 	"listeners[].http3": "http3",
-	"listeners[].h2c":   "h2c",
-	"listeners[].tls":   "tls",
 }
 
 // checker compares a YAML tree with the types of this package, because the

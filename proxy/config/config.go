@@ -60,9 +60,13 @@ type Protocol string
 
 // The protocols of a listener.
 const (
-	HTTP Protocol = "http"
-	TCP  Protocol = "tcp"
+	HTTP  Protocol = "http" // HTTP/1.1, and HTTP/2 from clients that know they may
+	HTTPS Protocol = "https"
+	TCP   Protocol = "tcp"
 )
+
+// IsHTTP reports whether what passes are requests.
+func (p Protocol) IsHTTP() bool { return p == HTTP || p == HTTPS }
 
 // WorkerChoice says how a new flow finds one of a generation's workers.
 type WorkerChoice string
@@ -81,8 +85,10 @@ type Listener struct {
 	Name string `mapstructure:"name" yaml:"name" jsonschema:"required"`
 	// Address is IP:port; 0.0.0.0 and [::] mean every address of the family.
 	Address string `mapstructure:"address" yaml:"address" jsonschema:"required"`
-	// Protocol is http or tcp.
+	// Protocol is http, https or tcp. HTTP/1.1 and HTTP/2 share the port.
 	Protocol Protocol `mapstructure:"protocol" yaml:"protocol" jsonschema:"required"`
+	// TLS is what an https listener shows of itself. https only, and required there.
+	TLS TLS `mapstructure:"tls" yaml:"tls,omitempty"`
 	// DualStack lets a [::] listener serve IPv4 too. Without it [::] is IPv6 only.
 	DualStack bool `mapstructure:"dual_stack" yaml:"dual_stack"`
 	// Workers is the number of accept sockets of each generation, 1 to 64.
@@ -94,20 +100,45 @@ type Listener struct {
 	// MaxConnections bounds the connections a generation holds on this listener. 0 means no bound.
 	MaxConnections int `mapstructure:"max_connections" yaml:"max_connections" jsonschema:"minimum=0"`
 	// HeaderTimeout bounds the time from the first byte of a request to the end
-	// of its head. 0s means no bound. http only.
+	// of its head, or to the end of the TLS handshake. 0s means no bound. Not for tcp.
 	HeaderTimeout time.Duration `mapstructure:"header_timeout" yaml:"header_timeout"`
 	// IdleTimeout closes a keep-alive connection, or a TCP stream, on which
-	// nothing moves. 0s means never. Defaults to 75s for http and to 0s for tcp,
+	// nothing moves. 0s means never. Defaults to 75s, and to 0s for tcp,
 	// where silence is no sign that a stream is done.
 	IdleTimeout time.Duration `mapstructure:"idle_timeout" yaml:"idle_timeout"`
-	// MaxHeaderBytes bounds a request's head. http only.
+	// MaxHeaderBytes bounds a request's head. Not for tcp.
 	MaxHeaderBytes Size `mapstructure:"max_header_bytes" yaml:"max_header_bytes"`
-	// MaxBodyBytes bounds a request's body. 0B means no bound. http only.
+	// MaxBodyBytes bounds a request's body. 0B means no bound. Not for tcp.
 	MaxBodyBytes Size `mapstructure:"max_body_bytes" yaml:"max_body_bytes"`
 	// TrustedProxies are the peers whose X-Forwarded-* headers are kept and
-	// appended to. http only.
+	// appended to. Not for tcp.
 	TrustedProxies []netip.Prefix `mapstructure:"trusted_proxies" yaml:"trusted_proxies"`
 }
+
+// TLS is a certificate with its private key.
+//
+// The file names them. Who loads it reads them in, since a generation runs as a
+// user that may not: it finds them in the configuration that it is handed.
+type TLS struct {
+	// CertFile holds the certificate and those that lead to its root, as PEM. A
+	// relative path begins at the directory of this file.
+	CertFile string `mapstructure:"cert_file" yaml:"cert_file,omitempty"`
+	// KeyFile holds the private key of the first certificate, as PEM.
+	KeyFile string `mapstructure:"key_file" yaml:"key_file,omitempty"`
+	// Certificate is what cert_file holds. Where it is given no file is read.
+	Certificate string `mapstructure:"certificate" yaml:"certificate,omitempty"`
+	// PrivateKey is what key_file holds. Never printed.
+	PrivateKey Secret `mapstructure:"private_key" yaml:"private_key,omitempty"`
+}
+
+// Secret is text that neither logs nor %v may show.
+type Secret string
+
+// String hides the secret.
+func (s Secret) String() string { return "(hidden)" }
+
+// GoString hides the secret.
+func (s Secret) GoString() string { return s.String() }
 
 // AddrPort is the listener's address as [Parse] has accepted it.
 func (l Listener) AddrPort() netip.AddrPort {
@@ -121,13 +152,13 @@ func (l Listener) AddrPort() netip.AddrPort {
 type Route struct {
 	// Name is unique among routes.
 	Name string `mapstructure:"name" yaml:"name" jsonschema:"required"`
-	// Listeners are the names of the listeners served, all of one protocol.
+	// Listeners are the names of the listeners served: tcp ones, or http and https ones.
 	Listeners []string `mapstructure:"listeners" yaml:"listeners" jsonschema:"required,minItems=1"`
 	// Match holds the conditions; a route of a tcp listener has none.
 	Match Match `mapstructure:"match" yaml:"match"`
 	// Upstreams share what the route matches.
 	Upstreams []Backend `mapstructure:"upstreams" yaml:"upstreams" jsonschema:"required,minItems=1"`
-	// Timeout bounds the wait for the response's head. 0s means no bound. http only.
+	// Timeout bounds the wait for the response's head. 0s means no bound. Not for tcp.
 	Timeout time.Duration `mapstructure:"timeout" yaml:"timeout"`
 }
 
@@ -149,12 +180,23 @@ type Backend struct {
 	Weight *int `mapstructure:"weight" yaml:"weight" jsonschema:"minimum=0"`
 }
 
+// UpstreamProtocol is what an upstream speaks where requests are sent to it.
+type UpstreamProtocol string
+
+// The protocols of an upstream.
+const (
+	HTTP1 UpstreamProtocol = "http1"
+	H2C   UpstreamProtocol = "h2c"
+)
+
 // Upstream is a named set of endpoints.
 type Upstream struct {
 	// Name is unique among upstreams.
 	Name string `mapstructure:"name" yaml:"name" jsonschema:"required"`
 	// Endpoints are host:port.
 	Endpoints []string `mapstructure:"endpoints" yaml:"endpoints" jsonschema:"required,minItems=1"`
+	// Protocol is http1, or h2c for servers of HTTP/2 without TLS, as those of gRPC are.
+	Protocol UpstreamProtocol `mapstructure:"protocol" yaml:"protocol"`
 	// ConnectTimeout bounds a dial to one endpoint. 0s means no bound.
 	ConnectTimeout time.Duration `mapstructure:"connect_timeout" yaml:"connect_timeout"`
 	// IdleTimeout is how long an unused connection stays in the pool. 0s means for ever.

@@ -55,7 +55,7 @@ func defaultListener(p Protocol) Listener {
 
 // defaultUpstream is what the absent keys of an upstream mean.
 func defaultUpstream() Upstream {
-	return Upstream{ConnectTimeout: 3 * time.Second, IdleTimeout: 60 * time.Second, MaxIdle: 256}
+	return Upstream{Protocol: HTTP1, ConnectTimeout: 3 * time.Second, IdleTimeout: 60 * time.Second, MaxIdle: 256}
 }
 
 // settingsOf is a value of this package as the YAML decoder would see it.

@@ -22,9 +22,15 @@ func keysOf(t reflect.Type) []key {
 		if typ.Kind() == reflect.Pointer {
 			typ = typ.Elem()
 		}
-		keys = append(keys, key{f.Tag.Get("yaml"), typ})
+		keys = append(keys, key{yamlName(f.Tag), typ})
 	}
 	return keys
+}
+
+// yamlName is the key that a field is written as.
+func yamlName(tag reflect.StructTag) string {
+	name, _, _ := strings.Cut(tag.Get("yaml"), ",")
+	return name
 }
 
 // walk visits every key below t, a list's elements as listeners[].name.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/go-viper/mapstructure/v2"
@@ -26,7 +28,8 @@ func Load(path string) (*Config, error) {
 // Parse reads a configuration, fills in every default and validates the whole.
 // The name stands for the file in mistakes. The variables in env, given as
 // os.Environ gives them, override scalars; a generation passes nil, because
-// what it gets was resolved by the supervisor. The error is [Mistakes], with
+// what it gets was resolved by the supervisor. Files that it names are read,
+// from the directory of the name where their paths are relative. The error is [Mistakes], with
 // all of them at once.
 func Parse(name string, data []byte, env []string) (*Config, error) {
 	c := checker{newReport(name)}
@@ -39,6 +42,7 @@ func Parse(name string, data []byte, env []string) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err) // the checker has missed something
 	}
+	readCertificates(c.report, config, filepath.Dir(name))
 	validator{c.report, config}.all()
 	if len(c.mistakes) > 0 {
 		return nil, c.sorted()
@@ -126,9 +130,21 @@ func noneIfEmpty[E any](list []E) []E {
 	return list
 }
 
-// Marshal writes the configuration as YAML, which [Parse] reads back to an
-// equal one.
+// Marshal writes the configuration as YAML for people. [Parse] reads it back to
+// an equal one as long as the certificate files have not changed. It holds no
+// private key.
 func (c *Config) Marshal() ([]byte, error) {
+	shown := *c
+	shown.Listeners = slices.Clone(c.Listeners)
+	for i := range shown.Listeners {
+		shown.Listeners[i].TLS = shown.Listeners[i].TLS.printable()
+	}
+	return shown.HandOver()
+}
+
+// HandOver writes the configuration as YAML for a generation, private keys and
+// all. [Parse] reads it back to an equal one, wherever and as whoever it runs.
+func (c *Config) HandOver() ([]byte, error) {
 	var b bytes.Buffer
 	encoder := yaml.NewEncoder(&b)
 	encoder.SetIndent(2)

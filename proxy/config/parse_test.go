@@ -72,7 +72,7 @@ func TestDefaultsOfElements(t *testing.T) {
 		t.Errorf("tcp listener is %+v, want %+v", raw, want)
 	}
 	wantUpstream := Upstream{
-		Name: "origin", Endpoints: []string{"127.0.0.1:9001"},
+		Name: "origin", Endpoints: []string{"127.0.0.1:9001"}, Protocol: HTTP1,
 		ConnectTimeout: 3 * time.Second, IdleTimeout: time.Minute, MaxIdle: 256,
 	}
 	if !reflect.DeepEqual(origin, wantUpstream) {
@@ -117,7 +117,7 @@ routes:
     upstreams: [{name: a, weight: 0}, {name: b, weight: 3}]
     timeout: 1ns
 upstreams:
-  - {name: a, endpoints: ["origin.internal:1", "[::1]:65535"], connect_timeout: 0s, idle_timeout: 1us, max_idle: 0, max_connections: 5}
+  - {name: a, endpoints: ["origin.internal:1", "[::1]:65535"], protocol: h2c, connect_timeout: 0s, idle_timeout: 1us, max_idle: 0, max_connections: 5}
   - {name: b, endpoints: ["127.0.0.1:2"]}
 proxy: {command: ["/bin/my server", "--flag=é", "", "null", "0x10", " lead", "a\nb"], user: "", nonblocking: false, baton: false}
 release: {ready_timeout: 1ms, ramp: [0.01%, 33.33%, 99.99%, 100%], drain_timeout: 300h, max_generations: 2, on_inconclusive: rollback, verify: {window: 0s}}

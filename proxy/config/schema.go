@@ -59,6 +59,8 @@ func schemaOf(t reflect.Type) *jsonschema.Schema {
 		return &jsonschema.Schema{Type: "string", Examples: []any{"10.0.0.0/8"}}
 	case reflect.TypeFor[Protocol]():
 		return enum(protocols)
+	case reflect.TypeFor[UpstreamProtocol]():
+		return enum(upstreamProtocols)
 	case reflect.TypeFor[WorkerChoice]():
 		return enum(workerChoices)
 	case reflect.TypeFor[Steering]():
@@ -97,7 +99,7 @@ func docComments(source []byte) (map[string]string, error) {
 			}
 			for _, f := range fields.Fields.List {
 				// A comment begins with the Go name; the reader of a schema knows the key.
-				key := reflect.StructTag(strings.Trim(f.Tag.Value, "`")).Get("yaml")
+				key := yamlName(reflect.StructTag(strings.Trim(f.Tag.Value, "`")))
 				name := f.Names[0].Name
 				if about, ok := strings.CutPrefix(oneLine(f.Doc), name+" "); ok {
 					comments[typ.Name.Name+"."+name] = key + " " + about

@@ -14,12 +14,13 @@ import (
 // The values that a choice may take. What is kept for features to come is
 // known by name, so that the mistake can say so.
 var (
-	protocols      = []Protocol{HTTP, TCP}
-	protocolsLater = []Protocol{"https", "http3", "h2c", "udp"}
-	workerChoices  = []WorkerChoice{ByHash, ByCPU}
-	steerings      = []Steering{SteeringAuto, SteeringBPF}
-	steeringsLater = []Steering{SteeringTakeover}
-	onInconclusive = []string{"hold", "rollback"}
+	protocols         = []Protocol{HTTP, HTTPS, TCP}
+	protocolsLater    = []Protocol{"http3", "udp"}
+	workerChoices     = []WorkerChoice{ByHash, ByCPU}
+	upstreamProtocols = []UpstreamProtocol{HTTP1, H2C}
+	steerings         = []Steering{SteeringAuto, SteeringBPF}
+	steeringsLater    = []Steering{SteeringTakeover}
+	onInconclusive    = []string{"hold", "rollback"}
 )
 
 const (

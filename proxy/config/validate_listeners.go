@@ -34,8 +34,9 @@ func (v validator) listener(path string, l Listener) {
 	v.bounds(path+".workers", l.Workers, 1, maxWorkers)
 	v.bounds(path+".backlog", l.Backlog, 1, math.MaxInt32)
 	v.notNegative(path+".max_connections", l.MaxConnections)
+	v.tls(path+".tls", l)
 	switch l.Protocol {
-	case HTTP:
+	case HTTP, HTTPS:
 		if l.MaxHeaderBytes == 0 {
 			v.add(path+".max_header_bytes", "is 0, and no request has no head", "write it as 64KiB")
 		}

@@ -20,6 +20,7 @@ func (v validator) upstreams() names {
 				v.add(item(at+".endpoints", j), quote(e)+" is no host:port", `write it as "127.0.0.1:9001"`)
 			}
 		}
+		choice(v, at+".protocol", "protocol", u.Protocol, upstreamProtocols, nil)
 		v.notNegative(at+".max_idle", u.MaxIdle)
 		v.notNegative(at+".max_connections", u.MaxConnections)
 	}
@@ -69,7 +70,7 @@ func (v validator) routeListeners(path string, route int, r Route, known names, 
 			served[i] = route + 1
 		}
 		switch v.c.Listeners[i].Protocol {
-		case HTTP:
+		case HTTP, HTTPS:
 			http = name
 		case TCP:
 			tcp = name
