@@ -56,7 +56,7 @@ func (c checker) environment(env []string) map[string]any {
 // begin with BATON_ and mean nothing, neither here nor to a generation. They
 // are no mistakes, since another program may own them, but worth a warning.
 func UnknownEnv(env []string) []string {
-	ours := []string{contract.EnvGenerationID, contract.EnvSlot, contract.EnvServerID, contract.EnvConfigFD}
+	ours := []string{contract.EnvGenerationID, contract.EnvSlot, contract.EnvServerID, contract.EnvConfigFD, contract.EnvKeysFD}
 	keys := envKeys()
 	var unknown []string
 	for _, assignment := range env {

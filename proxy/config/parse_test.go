@@ -193,7 +193,7 @@ func TestEnvironmentMistakes(t *testing.T) {
 func TestUnknownEnv(t *testing.T) {
 	got := UnknownEnv([]string{
 		"BATON_STEERNG=bpf", "BATON_STEERING=bpf", "BATON_PROXY_COMMAND=x", "BATON_STEERNG=again",
-		"BATON_GENERATION_ID=1", "BATON_SLOT=1", "BATON_SERVER_ID=1", "BATON_CONFIG_FD=5", "HOME=/", "BATONX=1",
+		"BATON_GENERATION_ID=1", "BATON_SLOT=1", "BATON_SERVER_ID=1", "BATON_CONFIG_FD=5", "BATON_KEYS_FD=6", "HOME=/", "BATONX=1",
 	})
 	if want := []string{"BATON_PROXY_COMMAND", "BATON_STEERNG"}; !reflect.DeepEqual(got, want) {
 		t.Errorf("got %q, want %q", got, want)

@@ -22,6 +22,7 @@ const (
 	EnvSlot         = "BATON_SLOT"          // decimal, 0 to 255
 	EnvServerID     = "BATON_SERVER_ID"     // decimal u32, never 0
 	EnvConfigFD     = "BATON_CONFIG_FD"     // sealed memfd with the resolved configuration, YAML
+	EnvKeysFD       = "BATON_KEYS_FD"       // memfd with the keys that generations share, as package keys lays them out
 )
 
 // What a draining generation of ours reports before it exits, as sd_notify

@@ -85,17 +85,10 @@ func listenerFrom(fd int) (net.Listener, error) {
 // ReadConfig returns the configuration the supervisor passed, or nil if it
 // passed none. It can be called once, as [Sockets].
 func ReadConfig() ([]byte, error) {
-	value := os.Getenv(EnvConfigFD)
-	os.Unsetenv(EnvConfigFD)
-	if value == "" {
-		return nil, nil
+	f, err := fileFrom(EnvConfigFD)
+	if f == nil {
+		return nil, err
 	}
-	fd, err := strconv.Atoi(value)
-	if err != nil || fd < FirstFD {
-		return nil, fmt.Errorf("%s is %q, not a descriptor", EnvConfigFD, value)
-	}
-	unix.CloseOnExec(fd)
-	f := os.NewFile(uintptr(fd), "configuration")
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
@@ -107,6 +100,26 @@ func ReadConfig() ([]byte, error) {
 		return nil, fmt.Errorf("read %s: %w", EnvConfigFD, err)
 	}
 	return text, nil
+}
+
+// Keys returns the memfd with the keys that generations share, or nil if the
+// supervisor passed none. It can be called once, as [Sockets]; the caller closes
+// the file.
+func Keys() (*os.File, error) { return fileFrom(EnvKeysFD) }
+
+// fileFrom takes the descriptor that a variable names; nil if it is not set.
+func fileFrom(variable string) (*os.File, error) {
+	value := os.Getenv(variable)
+	os.Unsetenv(variable)
+	if value == "" {
+		return nil, nil
+	}
+	fd, err := strconv.Atoi(value)
+	if err != nil || fd < FirstFD {
+		return nil, fmt.Errorf("%s is %q, not a descriptor", variable, value)
+	}
+	unix.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), variable), nil
 }
 
 // GenerationID is the number of this generation, 0 if the supervisor gave none.

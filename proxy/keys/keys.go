@@ -1,0 +1,210 @@
+// Package keys is the page of secrets that all generations of a node share, so
+// that what one has given a client the next still understands.
+//
+// The supervisor makes the page and is the only one who can ever write to it:
+// the memfd is sealed against every other writable mapping. Generations map it
+// to read, and see a rotation without being told.
+//
+// The layout is version 1, in the byte order of the machine, for the page never
+// leaves it:
+//
+//	  0  u32  magic
+//	  4  u32  version
+//	  8  u64  sequence: odd while a write is under way, and two higher after it
+//	 16  u64  number of ticket keys in use
+//	 64  8 × {created: i64 seconds since 1970, key: 32 bytes}: newest first
+//	512  kept zero, for the keys of QUIC: tokens, stateless resets, connection IDs
+//
+// What is added takes bytes that are zero now, where zero means absent. A
+// change that an older reader would misread takes another version.
+package keys
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	magic   = 0x59454b42 // BKEY
+	version = 1
+
+	size  = 4096
+	seals = unix.F_SEAL_FUTURE_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
+
+	maxReadTrials = 1 << 20
+)
+
+// Where things are, in words of eight bytes.
+const (
+	sequenceAt  = 8 / 8
+	countAt     = 16 / 8
+	ticketsAt   = 64 / 8
+	ticketWords = 1 + len(Ticket{}.Key)/8
+)
+
+// MaxTickets is how many ticket keys are kept. Rotated daily, a ticket is then
+// good for the week that TLS allows it to live.
+const MaxTickets = 8
+
+// Ticket is a key that session tickets are encrypted with.
+type Ticket struct {
+	Created time.Time // to the second
+	Key     [32]byte
+}
+
+// Page is the page as its one writer has it.
+type Page struct {
+	fd  int
+	mem []byte
+}
+
+// New makes a page with tickets, newest first; without any, it makes one key.
+// What a former page had is passed by whoever replaces it, so that resumption
+// survives the writer. Close frees it.
+func New(tickets ...Ticket) (*Page, error) {
+	if len(tickets) == 0 {
+		tickets = []Ticket{newTicket(time.Now())}
+	}
+	fd, err := unix.MemfdCreate("baton-keys", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, fmt.Errorf("make the keys' memfd: %w", err)
+	}
+	p := &Page{fd: fd}
+	if err := unix.Ftruncate(fd, size); err != nil {
+		p.Close()
+		return nil, fmt.Errorf("size the keys' memfd: %w", err)
+	}
+	// Mapped before it is sealed: no later mapping can be written.
+	if p.mem, err = unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
+		p.Close()
+		return nil, fmt.Errorf("map the keys: %w", err)
+	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals); err != nil {
+		p.Close()
+		return nil, fmt.Errorf("seal the keys' memfd: %w", err)
+	}
+	binary.NativeEndian.PutUint32(p.mem[0:], magic)
+	binary.NativeEndian.PutUint32(p.mem[4:], version)
+	p.write(tickets)
+	return p, nil
+}
+
+// FD is the memfd to pass on. It stays the page's.
+func (p *Page) FD() int { return p.fd }
+
+// Rotate puts a new ticket key first and lets go of the oldest beyond
+// [MaxTickets]. Tickets of the others stay good. Not for concurrent use.
+func (p *Page) Rotate(now time.Time) {
+	p.write(append([]Ticket{newTicket(now)}, tickets(p.mem)...))
+}
+
+// Tickets are the ticket keys, newest first.
+func (p *Page) Tickets() []Ticket { return tickets(p.mem) }
+
+// Close unmaps the page. Those who have mapped it keep it as it is.
+func (p *Page) Close() error {
+	var err error
+	if p.mem != nil {
+		err = unix.Munmap(p.mem)
+	}
+	return errors.Join(err, unix.Close(p.fd))
+}
+
+func newTicket(now time.Time) Ticket {
+	t := Ticket{Created: now}
+	rand.Read(t.Key[:])
+	return t
+}
+
+func (p *Page) write(tickets []Ticket) {
+	tickets = tickets[:min(len(tickets), MaxTickets)]
+	page := words(p.mem)
+	page[sequenceAt].Add(1)
+	for i, t := range tickets {
+		at := page[ticketsAt+i*ticketWords:]
+		at[0].Store(uint64(t.Created.Unix()))
+		for j := 1; j < ticketWords; j++ {
+			at[j].Store(binary.NativeEndian.Uint64(t.Key[8*(j-1):]))
+		}
+	}
+	page[countAt].Store(uint64(len(tickets)))
+	page[sequenceAt].Add(1)
+}
+
+// Reader is the page as everybody else has it. Its methods may be called by
+// several goroutines.
+type Reader struct{ mem []byte }
+
+// Open maps the page behind a memfd, which may be closed then. It refuses
+// anything but a page of a version that it knows, sealed.
+func Open(fd int) (*Reader, error) {
+	// Without the seals a shorter file would kill the reader by SIGBUS, and a
+	// neighbour could choose the keys.
+	if have, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0); err != nil || have&seals != seals {
+		return nil, fmt.Errorf("open keys: descriptor %d is no sealed memfd", fd)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Size < size {
+		return nil, fmt.Errorf("open keys: %d bytes, want %d", st.Size, size)
+	}
+	mem, err := unix.Mmap(fd, 0, size, unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("open keys: %w", err)
+	}
+	r := &Reader{mem}
+	if m, v := binary.NativeEndian.Uint32(mem), binary.NativeEndian.Uint32(mem[4:]); m != magic || v != version {
+		r.Close()
+		return nil, fmt.Errorf("open keys: magic %#x, version %d: this build reads version %d", m, v, version)
+	}
+	return r, nil
+}
+
+// Sequence changes with every rotation. Asking costs one load from memory.
+func (r *Reader) Sequence() uint64 { return words(r.mem)[sequenceAt].Load() }
+
+// Tickets are the ticket keys, newest first, all of one moment, and the
+// sequence of that moment.
+func (r *Reader) Tickets() ([]Ticket, uint64, error) {
+	sequence := &words(r.mem)[sequenceAt]
+	for range maxReadTrials {
+		before := sequence.Load()
+		if before%2 == 0 {
+			read := tickets(r.mem)
+			if sequence.Load() == before {
+				return read, before, nil
+			}
+		}
+		runtime.Gosched() // a write takes less than a microsecond
+	}
+	return nil, 0, errors.New("read keys: their writer died in the middle of a rotation")
+}
+
+// Close unmaps the page.
+func (r *Reader) Close() error { return unix.Munmap(r.mem) }
+
+func tickets(mem []byte) []Ticket {
+	page := words(mem)
+	read := make([]Ticket, min(page[countAt].Load(), MaxTickets))
+	for i := range read {
+		at := page[ticketsAt+i*ticketWords:]
+		read[i].Created = time.Unix(int64(at[0].Load()), 0)
+		for j := 1; j < ticketWords; j++ {
+			binary.NativeEndian.PutUint64(read[i].Key[8*(j-1):], at[j].Load())
+		}
+	}
+	return read
+}
+
+// words is the page as atomics: a sequence lock holds only if what it guards is
+// neither read nor written out of order.
+func words(mem []byte) []atomic.Uint64 {
+	return unsafe.Slice((*atomic.Uint64)(unsafe.Pointer(&mem[0])), len(mem)/8)
+}
