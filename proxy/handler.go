@@ -77,8 +77,11 @@ func (h *handler) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	}
 	w := &response{
 		ResponseWriter: rw,
-		draining:       &h.g.draining,
+		grpc:           isGRPC(r),
 		webSocket:      strings.EqualFold(r.Header.Get("Upgrade"), "websocket"),
+	}
+	if r.ProtoMajor == 1 {
+		w.draining = &h.g.draining
 	}
 	if r.Header.Get(probeHeader) == "1" {
 		w.generation = h.g.opts.Generation

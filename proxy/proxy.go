@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/proxy/keys"
 	"github.com/baton-mesh/baton/proxy/listener"
 	"github.com/baton-mesh/baton/proxy/router"
 	"github.com/baton-mesh/baton/proxy/upstream"
@@ -26,6 +27,10 @@ type Options struct {
 	Generation uint64
 	// Log defaults to nothing.
 	Log *slog.Logger
+	// Keys are shared with the generations before and after, so that a client
+	// may resume with this one what it began with another. Nil means keys of
+	// its own. Stays the caller's, who keeps it until Run has returned.
+	Keys *keys.Reader
 	// Notify tells the supervisor how far the generation is. Defaults to nobody.
 	Notify func(state ...string) error
 }
@@ -72,7 +77,7 @@ func New(cfg *config.Config, opts Options) (*Generation, error) {
 			errs = append(errs, err)
 		case l.Protocol == config.TCP && table.First() == nil:
 			errs = append(errs, fmt.Errorf("listener %s: no route takes its streams", l.Name))
-		case l.Protocol != config.TCP && l.Protocol != config.HTTP:
+		case l.Protocol != config.TCP && !l.Protocol.IsHTTP():
 			errs = append(errs, fmt.Errorf("listener %s: protocol %s is not known", l.Name, l.Protocol))
 		}
 		g.tables[l.Name] = table
@@ -131,17 +136,17 @@ func (g *Generation) newServer(l config.Listener, workers []net.Listener) (*list
 		}
 		return listener.NewTCP(l, workers, g.registry, dial, g.opts.Log)
 	}
-	return listener.NewHTTP(l, workers, g.registry, newHandler(g, l, table), g.opts.Log)
+	return listener.NewHTTP(l, workers, g.registry, g.opts.Keys, newHandler(g, l, table), g.opts.Log)
 }
 
 // Counts says what the open connections are doing.
 func (g *Generation) Counts() listener.Counts { return g.registry.Counts() }
 
-// lastCallWindow bounds the time over which the last call is spread.
+// lastCallWindow bounds the time over which clients are told to go.
 const lastCallWindow = 5 * time.Second
 
-// window is the time over which the last call is spread: a tenth of what the
-// drain was given, since it comes on top.
+// window is the time over which clients are told to go, at first and at the last
+// call: a tenth of what the drain was given, since the last call comes on top.
 func (g *Generation) window() time.Duration {
 	return min(lastCallWindow, g.cfg.Release.DrainTimeout/10)
 }

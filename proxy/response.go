@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync/atomic"
 
 	"github.com/baton-mesh/baton/proxy/listener"
@@ -26,21 +27,38 @@ var errRouteTimeout = errors.New("no response within the route's timeout")
 // failure is a response of ours. Its name is pinned: people search logs for it.
 type failure struct {
 	status int
+	grpc   int // what a gRPC client is told instead
 	name   string
 	text   string
 }
 
-var (
-	failNoRoute      = failure{http.StatusNotFound, "no-route", "no route matches this host and path"}
-	failMethod       = failure{http.StatusNotImplemented, "method", "this method is not forwarded"}
-	failBody         = failure{http.StatusBadRequest, "request-body", "the request's body could not be read"}
-	failBodyTooLarge = failure{http.StatusRequestEntityTooLarge, "body-too-large", "the request's body exceeds the limit"}
-	failNoUpstream   = failure{http.StatusServiceUnavailable, "no-upstream", "no upstream of this route has any weight"}
-	failConnect      = failure{http.StatusBadGateway, "upstream-connect", "no endpoint of the upstream could be reached"}
-	failUpstream     = failure{http.StatusBadGateway, "upstream-response", "the upstream gave no valid response"}
-	failTimeout      = failure{http.StatusGatewayTimeout, "upstream-timeout", "the upstream did not answer in time"}
-	failInternal     = failure{http.StatusInternalServerError, "internal", "the proxy failed on this request"}
+// The statuses of gRPC that we answer with, as its clients read the status of a
+// proxy that does not know gRPC.
+const (
+	grpcUnknown           = 2
+	grpcResourceExhausted = 8
+	grpcUnimplemented     = 12
+	grpcInternal          = 13
+	grpcUnavailable       = 14
 )
+
+var (
+	failNoRoute      = failure{http.StatusNotFound, grpcUnimplemented, "no-route", "no route matches this host and path"}
+	failMethod       = failure{http.StatusNotImplemented, grpcUnimplemented, "method", "this method is not forwarded"}
+	failBody         = failure{http.StatusBadRequest, grpcInternal, "request-body", "the request's body could not be read"}
+	failBodyTooLarge = failure{http.StatusRequestEntityTooLarge, grpcResourceExhausted, "body-too-large", "the request's body exceeds the limit"}
+	failNoUpstream   = failure{http.StatusServiceUnavailable, grpcUnavailable, "no-upstream", "no upstream of this route has any weight"}
+	failConnect      = failure{http.StatusBadGateway, grpcUnavailable, "upstream-connect", "no endpoint of the upstream could be reached"}
+	failUpstream     = failure{http.StatusBadGateway, grpcUnavailable, "upstream-response", "the upstream gave no valid response"}
+	failTimeout      = failure{http.StatusGatewayTimeout, grpcUnavailable, "upstream-timeout", "the upstream did not answer in time"}
+	failInternal     = failure{http.StatusInternalServerError, grpcUnknown, "internal", "the proxy failed on this request"}
+)
+
+// isGRPC reports whether the client expects the answer in the form of gRPC.
+func isGRPC(r *http.Request) bool {
+	kind := r.Header.Get("Content-Type")
+	return kind == "application/grpc" || strings.HasPrefix(kind, "application/grpc+")
+}
 
 // response is the way to the client. It adds to the head what the connection
 // needs, at the moment the head is written and not before: a drain may begin
@@ -48,7 +66,8 @@ var (
 type response struct {
 	http.ResponseWriter
 
-	draining   *atomic.Bool
+	draining   *atomic.Bool // nil where the head is not what ends the connection
+	grpc       bool
 	generation uint64 // shown to the client; 0 if it did not ask
 	webSocket  bool   // what the client asked to change to, if to anything
 	status     int    // 0 until the head is written
@@ -69,7 +88,7 @@ func (w *response) WriteHeader(status int) {
 
 func (w *response) finishHead() {
 	header := w.Header()
-	if w.draining.Load() {
+	if w.draining != nil && w.draining.Load() {
 		header.Set("Connection", "close")
 	}
 	if w.generation != 0 {
@@ -110,8 +129,15 @@ func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 func (w *response) fail(f failure) {
 	header := w.Header()
 	clear(header) // what an informational response may have left
-	header.Set("Content-Type", "text/plain; charset=utf-8")
 	header.Set(errorHeader, f.name)
+	if w.grpc {
+		header.Set("Content-Type", "application/grpc")
+		header.Set("Grpc-Status", strconv.Itoa(f.grpc))
+		header.Set("Grpc-Message", f.text)
+		w.WriteHeader(http.StatusOK)
+		return
+	}
+	header.Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(f.status)
 	io.WriteString(w.ResponseWriter, f.text+"\n")
 }

@@ -4,6 +4,8 @@ import (
 	"net/http/httputil"
 	"net/netip"
 	"strings"
+
+	"github.com/baton-mesh/baton/proxy/config"
 )
 
 // rewrite turns the client's request into the upstream's. Connection-level
@@ -29,7 +31,7 @@ func (h *handler) rewrite(r *httputil.ProxyRequest) {
 		return
 	}
 	proto, host, chain := "http", r.In.Host, address.String()
-	if r.In.TLS != nil {
+	if h.cfg.Protocol == config.HTTPS { // the server below does not know of it
 		proto = "https"
 	}
 	if h.trusts(address) {

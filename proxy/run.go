@@ -38,10 +38,12 @@ func (g *Generation) Run(ctx context.Context, lastCall <-chan struct{}) listener
 
 // drain finishes what there is.
 //
-// Responses that begin from now on end their connection. Nothing is closed
-// under a client before the last call.
+// Responses of HTTP/1 that begin from now on end their connection, and clients
+// of HTTP/2 are asked to end theirs. Nothing is closed under a client before the
+// last call.
 func (g *Generation) drain(lastCall <-chan struct{}) listener.Tally {
 	g.draining.Store(true)
+	g.registry.Drain(g.window())
 	g.notifyDraining()
 
 	deadline := time.NewTimer(g.cfg.Release.DrainTimeout)

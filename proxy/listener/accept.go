@@ -29,6 +29,7 @@ type Server struct {
 	log       *slog.Logger
 	acceptors []*acceptor
 	serve     func(*acceptor) // returns when the acceptor has ended
+	secure    *secure         // nil without TLS
 
 	stop  chan struct{} // closed by StopAccepting
 	slots chan struct{} // a token for each connection, nil without a bound
@@ -96,7 +97,11 @@ func (a *acceptor) Accept() (net.Conn, error) {
 			if s.cfg.Protocol == config.TCP {
 				state = TCP
 			}
-			return s.registry.add(conn, state, release), nil
+			c := &Conn{tcp: conn, stream: conn, onClose: release}
+			if s.secure != nil {
+				c.stream = s.secure.server(conn)
+			}
+			return s.registry.add(c, state), nil
 		}
 		if release != nil {
 			release()

@@ -2,6 +2,8 @@ package listener
 
 import (
 	"bufio"
+	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -14,20 +16,30 @@ import (
 // destroy the response at the client before it has read it.
 const lingerTime = 500 * time.Millisecond
 
-// Conn is an accepted connection.
+// Conn is an accepted connection, whatever it speaks. What is read and written
+// is what the client means: below it there may be TLS.
 //
 // Its state changes by compare-and-swap only, so that a request that arrives
 // and a last call that closes an idle connection cannot both win.
 type Conn struct {
-	*net.TCPConn
+	tcp    *net.TCPConn
+	stream stream // tcp, or the TLS on it
 
 	registry *Registry
 	onClose  func()
 	state    atomic.Int32
+	preface  int                   // octets of HTTP/2's seen, negative when it is not; touched by Read alone
+	h2       atomic.Pointer[http2] // once the preface has been seen
 	upgrade  atomic.Pointer[upgraded]
 	told     atomic.Bool // the last call has reached this upgraded or relayed connection
 	counted  atomic.Bool // among the cut
 	closed   sync.Once
+}
+
+// stream is what package net's and package tls's connections have in common.
+type stream interface {
+	io.ReadWriter
+	CloseWrite() error
 }
 
 // State is what the connection is doing.
@@ -40,6 +52,9 @@ func (c *Conn) become(from, to State) bool {
 // Begin says that a request has arrived. It reports false if the connection
 // had been told to leave: then the request must not be served.
 func (c *Conn) Begin() bool {
+	if c.h2.Load() != nil {
+		return c.State() != leaving // the frames have counted it
+	}
 	if c.become(New, Active) || c.become(Idle, Active) || c.State() == Active {
 		return true
 	}
@@ -56,7 +71,7 @@ func (c *Conn) lateRequest() {
 
 // rest says that the response is complete and the connection stays open.
 func (c *Conn) rest() {
-	if c.become(Active, Idle) && c.registry.lastCall.Load() {
+	if c.h2.Load() == nil && c.become(Active, Idle) && c.registry.lastCall.Load() {
 		c.leave()
 	}
 }
@@ -65,8 +80,17 @@ func (c *Conn) rest() {
 // itself decides, not the later moment at which the server has understood it.
 func (c *Conn) Read(p []byte) (int, error) {
 	for {
-		n, err := c.TCPConn.Read(p)
-		if n == 0 || c.become(Idle, Active) || c.become(New, Active) || c.State() != leaving {
+		n, err := c.stream.Read(p)
+		if h := c.h2.Load(); h != nil {
+			h.received(p[:n])
+			return n, err
+		}
+		if n == 0 {
+			c.answerPlain(err)
+			return n, err
+		}
+		if c.become(Idle, Active) || c.become(New, Active) || c.State() != leaving {
+			c.lookForHTTP2(p[:n])
 			return n, err
 		}
 		c.lateRequest()
@@ -76,15 +100,38 @@ func (c *Conn) Read(p []byte) (int, error) {
 	}
 }
 
+// Write sends p.
+func (c *Conn) Write(p []byte) (int, error) {
+	if h := c.h2.Load(); h != nil {
+		return h.write(p)
+	}
+	return c.stream.Write(p)
+}
+
+// answerPlain tells a client that speaks HTTP where TLS is spoken.
+func (c *Conn) answerPlain(err error) {
+	var notTLS tls.RecordHeaderError
+	if !errors.As(err, &notTLS) || notTLS.Conn == nil {
+		return
+	}
+	switch string(notTLS.RecordHeader[:]) {
+	case "GET /", "HEAD ", "POST ", "PUT /", "OPTIO":
+		io.WriteString(c.tcp, "HTTP/1.0 400 Bad Request\r\nConnection: close\r\n\r\nthis port speaks https\n")
+	}
+}
+
 // Close ends the connection gracefully where it speaks HTTP: see lingerTime.
 func (c *Conn) Close() error {
 	var err error
 	c.closed.Do(func() {
-		if c.upgrade.Load() == nil && c.State() != TCP && c.CloseWrite() == nil {
-			c.SetReadDeadline(time.Now().Add(lingerTime))
-			io.Copy(io.Discard, c.TCPConn)
+		switch {
+		case c.upgrade.Load() != nil || c.State() == TCP:
+			c.endTLS()
+		case c.CloseWrite() == nil:
+			c.tcp.SetReadDeadline(time.Now().Add(lingerTime))
+			io.Copy(io.Discard, c.tcp)
 		}
-		err = c.TCPConn.Close()
+		err = c.tcp.Close()
 		c.registry.remove(c)
 		if c.onClose != nil {
 			c.onClose()
@@ -92,6 +139,29 @@ func (c *Conn) Close() error {
 	})
 	return err
 }
+
+// CloseWrite says to the client that nothing more will come.
+func (c *Conn) CloseWrite() error {
+	c.endTLS()
+	return c.tcp.CloseWrite()
+}
+
+// endTLS sends the end of the stream that TLS has of its own.
+func (c *Conn) endTLS() {
+	if tls, ok := c.stream.(*tls.Conn); ok {
+		// It waits for the write before, which may be stuck.
+		c.tcp.SetWriteDeadline(time.Now().Add(lingerTime))
+		tls.CloseWrite()
+	}
+}
+
+// The rest of net.Conn.
+
+func (c *Conn) LocalAddr() net.Addr                { return c.tcp.LocalAddr() }
+func (c *Conn) RemoteAddr() net.Addr               { return c.tcp.RemoteAddr() }
+func (c *Conn) SetDeadline(t time.Time) error      { return c.tcp.SetDeadline(t) }
+func (c *Conn) SetReadDeadline(t time.Time) error  { return c.tcp.SetReadDeadline(t) }
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.tcp.SetWriteDeadline(t) }
 
 // Upgrade says that the connection has left HTTP after 101. What is read and
 // written from now on goes through the result; head holds what the client has
@@ -101,7 +171,7 @@ func (c *Conn) Upgrade(head *bufio.Reader, webSocket bool) net.Conn {
 	if webSocket {
 		state = WebSocket
 	}
-	u := &upgraded{Conn: c, tcp: c.TCPConn, head: head, webSocket: webSocket, peerClosed: make(chan struct{})}
+	u := &upgraded{Conn: c, head: head, webSocket: webSocket, peerClosed: make(chan struct{})}
 	c.upgrade.Store(u)
 	c.state.Store(int32(state))
 	// The last call may have gone through the registry before this was in it.

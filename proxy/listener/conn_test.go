@@ -24,7 +24,7 @@ func accepted(t *testing.T, r *Registry, state State) (*Conn, net.Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := r.add(tcp, state, nil)
+	c := r.add(&Conn{tcp: tcp, stream: tcp}, state)
 	t.Cleanup(func() { client.Close(); c.Close() })
 	return c, client
 }
@@ -84,7 +84,7 @@ func TestConnectionThatComesToRestAfterTheLastCallLeaves(t *testing.T) {
 func TestCloseWithUnreadBytesDeliversTheResponse(t *testing.T) {
 	c, client := accepted(t, NewRegistry(), Active)
 	client.(*net.TCPConn).SetReadBuffer(4 << 10)
-	c.SetWriteBuffer(256 << 10)
+	c.tcp.SetWriteBuffer(256 << 10)
 	io.WriteString(client, "the next request")
 	response := make([]byte, 128<<10)
 	if _, err := c.Write(response); err != nil {

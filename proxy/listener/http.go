@@ -2,11 +2,13 @@ package listener
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/proxy/keys"
 )
 
 type connKey struct{}
@@ -20,15 +22,24 @@ func FromContext(ctx context.Context) *Conn {
 // headSlack is what net/http reads beyond MaxHeaderBytes before it answers 431.
 const headSlack = 4096
 
-// NewHTTP serves HTTP on sockets. The handler calls [Conn.Begin] first, and
+// NewHTTP serves HTTP/1.1 and HTTP/2 on sockets, over TLS if cfg says https:
+// then with tickets under the shared keys, if there are any. The handler calls [Conn.Begin] first, and
 // decides by the response's Connection field whether the connection stays.
-func NewHTTP(cfg config.Listener, sockets []net.Listener, r *Registry, h http.Handler, log *slog.Logger) (*Server, error) {
+func NewHTTP(cfg config.Listener, sockets []net.Listener, r *Registry, shared *keys.Reader, h http.Handler, log *slog.Logger) (*Server, error) {
 	s, err := newServer(cfg, sockets, r, log)
 	if err != nil {
 		return nil, err
 	}
+	if cfg.Protocol == config.HTTPS {
+		if s.secure, err = newSecure(cfg.TLS, shared); err != nil {
+			return nil, fmt.Errorf("listener %s: %w", cfg.Name, err)
+		}
+	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
+	// The server never sees the TLS, which is below our Conn; and so it takes
+	// HTTP/2 from those who begin with its preface, here as there.
+	protocols.SetUnencryptedHTTP2(true)
 	server := &http.Server{
 		Handler:           h,
 		Protocols:         protocols,

@@ -32,6 +32,10 @@ func (r *Registry) LastCall(window time.Duration) {
 		switch c.State() {
 		case New, Idle:
 			c.leave()
+		case Active:
+			if h := c.h2.Load(); h != nil {
+				go h.goAway()
+			}
 		case Upgraded, WebSocket, TCP:
 			go c.farewell()
 		}
@@ -54,7 +58,7 @@ func (r *Registry) LastCall(window time.Duration) {
 		if c.State() != leaving {
 			c.countCut()
 		}
-		c.TCPConn.Close()
+		c.tcp.Close()
 	}
 	// Whoever served them notices at its next read or write.
 	r.emptyWithin(closeWait)
@@ -74,13 +78,17 @@ func (r *Registry) emptyWithin(d time.Duration) bool {
 // leave ends an idle connection without a reset: the client sees the end of the
 // stream, and what it was writing at that moment is read and counted.
 func (c *Conn) leave() {
+	if h := c.h2.Load(); h != nil {
+		go h.leave() // it may have to wait for a write
+		return
+	}
 	if !c.become(Idle, leaving) && !c.become(New, leaving) {
 		return
 	}
 	c.registry.idleClosed.Add(1)
 	c.CloseWrite()
 	// A timer, since the server sets read deadlines of its own.
-	time.AfterFunc(lingerTime, func() { c.TCPConn.Close() })
+	time.AfterFunc(lingerTime, func() { c.tcp.Close() })
 }
 
 // farewell ends an upgraded connection or a stream at a moment in the window.
@@ -101,9 +109,13 @@ func (c *Conn) farewell() {
 
 // end cuts the connection. Whoever serves it notices, and closes it.
 func (c *Conn) end() {
+	if h := c.h2.Load(); h != nil {
+		go h.cut() // it may have to wait for a write
+		return
+	}
 	if c.registry.has(c) {
 		c.countCut()
-		c.TCPConn.Close()
+		c.tcp.Close()
 	}
 }
 

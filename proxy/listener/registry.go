@@ -10,7 +10,6 @@ package listener
 import (
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -32,7 +31,8 @@ const (
 	numStates
 )
 
-// Counts is the number of connections in each state.
+// Counts is the number of connections in each state. Of those in use that speak
+// HTTP/2 it is their requests that count.
 type Counts [numStates]int
 
 // String is the counts as "3 requests, 2 idle", leaving out what there is none of.
@@ -55,6 +55,8 @@ type Registry struct {
 	// call. Defaults to an even draw.
 	Jitter func(limit time.Duration) time.Duration
 
+	// From draining on, connections that speak HTTP/2 are asked to go.
+	draining atomic.Bool
 	// After lastCall no connection stays idle, and upgraded ones are told to go.
 	lastCall   atomic.Bool
 	window     time.Duration // set before lastCall
@@ -76,9 +78,9 @@ func NewRegistry() *Registry {
 	}
 }
 
-// add registers an accepted connection. onClose is called when it has closed.
-func (r *Registry) add(tcp *net.TCPConn, state State, onClose func()) *Conn {
-	c := &Conn{TCPConn: tcp, registry: r, onClose: onClose}
+// add registers an accepted connection.
+func (r *Registry) add(c *Conn, state State) *Conn {
+	c.registry = r
 	c.state.Store(int32(state))
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -91,6 +93,27 @@ func (r *Registry) remove(c *Conn) {
 	defer r.mu.Unlock()
 	delete(r.conns, c)
 	r.closeIfEmpty()
+}
+
+// goodbyeEach is how far apart clients are asked to go, on average: a new TLS
+// connection costs about this much of a processor.
+const goodbyeEach = time.Millisecond
+
+// Drain asks the clients that speak HTTP/2 to go when they have what they came
+// for. Those that speak HTTP/1 are told by their next response. It returns at
+// once; the clients are asked within window.
+func (r *Registry) Drain(window time.Duration) {
+	r.draining.Store(true) // before the snapshot: what it misses sees this
+	var sessions []*http2
+	for _, c := range r.snapshot() {
+		if h := c.h2.Load(); h != nil {
+			sessions = append(sessions, h)
+		}
+	}
+	window = min(window, time.Duration(len(sessions))*goodbyeEach)
+	for _, h := range sessions {
+		time.AfterFunc(r.Jitter(window), h.goAway)
+	}
 }
 
 // Seal says that nothing more will be accepted.
@@ -119,7 +142,11 @@ func (r *Registry) Empty() <-chan struct{} { return r.empty }
 func (r *Registry) Counts() Counts {
 	var counts Counts
 	for _, c := range r.snapshot() {
-		counts[c.State()]++
+		state, n := c.State(), 1
+		if h := c.h2.Load(); h != nil && state == Active {
+			n = h.streams() // each is a request
+		}
+		counts[state] += n
 	}
 	return counts
 }

@@ -41,22 +41,22 @@ func (s *Server) relay(client *Conn, dial DialFunc) {
 	upstream, release, err := dial(context.Background())
 	if err != nil {
 		s.log.Warn("relay", "err", err)
-		client.SetLinger(0) // a reset: an empty answer would be a lie
+		client.tcp.SetLinger(0) // a reset: an empty answer would be a lie
 		return
 	}
 	defer release()
 	defer upstream.Close()
 	if s.cfg.IdleTimeout > 0 {
-		stop := watchIdle(s.cfg.IdleTimeout, client.TCPConn, upstream)
+		stop := watchIdle(s.cfg.IdleTimeout, client.tcp, upstream)
 		defer stop()
 	}
 	// Both ends are TCPConns, and so the bytes stay in the kernel (splice).
 	done := make(chan error, 1)
-	go func() { done <- pass(upstream, client.TCPConn) }()
-	err = errors.Join(pass(client.TCPConn, upstream), <-done)
+	go func() { done <- pass(upstream, client.tcp) }()
+	err = errors.Join(pass(client.tcp, upstream), <-done)
 	if errors.Is(err, syscall.ECONNRESET) {
 		// An abort on one side must not look like a clean end on the other.
-		client.SetLinger(0)
+		client.tcp.SetLinger(0)
 		upstream.SetLinger(0)
 	}
 }

@@ -3,7 +3,6 @@ package listener
 import (
 	"bufio"
 	"encoding/binary"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,11 +16,7 @@ var goingAway = []byte{0x88, 0x02, 0x03, 0xe9}
 // follows them, so that a close frame of ours falls between two of the
 // server's and not into one.
 type upgraded struct {
-	// The Conn, as an interface: were it embedded as it is, io.Copy would find
-	// its ReadFrom and carry bytes past the frame counting.
-	net.Conn
-
-	tcp       *net.TCPConn
+	*Conn
 	head      *bufio.Reader // what came with the request
 	webSocket bool
 
@@ -40,7 +35,7 @@ func (u *upgraded) Read(p []byte) (n int, err error) {
 	if u.head.Buffered() > 0 {
 		n, err = u.head.Read(p[:min(len(p), u.head.Buffered())])
 	} else {
-		n, err = u.tcp.Read(p)
+		n, err = u.stream.Read(p)
 	}
 	if u.webSocket {
 		for rest := p[:n]; len(rest) > 0 && !u.fromClient.closed; {
@@ -57,7 +52,7 @@ func (u *upgraded) Read(p []byte) (n int, err error) {
 // client has been told that none will come.
 func (u *upgraded) Write(p []byte) (int, error) {
 	if !u.webSocket {
-		return u.tcp.Write(p)
+		return u.stream.Write(p)
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -71,14 +66,11 @@ func (u *upgraded) Write(p []byte) (int, error) {
 			break
 		}
 	}
-	if n, err := u.tcp.Write(p[:end]); err != nil {
+	if n, err := u.stream.Write(p[:end]); err != nil {
 		return n, err
 	}
 	return len(p), u.sendGoingAway()
 }
-
-// CloseWrite passes the end of the server's stream on.
-func (u *upgraded) CloseWrite() error { return u.tcp.CloseWrite() }
 
 // goAway sends the close frame, now or at the end of the frame on its way, and
 // waits for the client's answer.
@@ -105,7 +97,7 @@ func (u *upgraded) sendGoingAway() error {
 		return nil
 	}
 	u.away = true
-	_, err := u.tcp.Write(goingAway)
+	_, err := u.stream.Write(goingAway)
 	return err
 }
 

@@ -22,6 +22,11 @@ import (
 // ErrFull means that every endpoint has its max_connections.
 var ErrFull = errors.New("every endpoint has its max_connections")
 
+const (
+	pingAfter   = 15 * time.Second // of silence on a connection in use
+	pingTimeout = 15 * time.Second
+)
+
 // DialError is a connection to an endpoint that could not be made.
 type DialError struct {
 	Endpoint string
@@ -66,7 +71,8 @@ func New(cfg config.Upstream) *Upstream {
 		maxIdle = -1 // to net/http 0 means two, which costs most of the throughput
 	}
 	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
+	protocols.SetHTTP1(cfg.Protocol != config.H2C)
+	protocols.SetUnencryptedHTTP2(cfg.Protocol == config.H2C)
 	u.transport = &http.Transport{
 		DialContext:         u.dial,
 		Protocols:           protocols,
@@ -76,6 +82,9 @@ func New(cfg config.Upstream) *Upstream {
 		IdleConnTimeout:     cfg.IdleTimeout,
 		// An upstream that ignores the expectation gets the body after this long (RFC 9110, 10.1.1).
 		ExpectContinueTimeout: time.Second,
+		// A connection that carries many requests and has gone dead unnoticed
+		// would hold up all of them.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 	}
 	return u
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/baton-mesh/baton/proxy"
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/proxy/contract"
+	"github.com/baton-mesh/baton/proxy/keys"
 )
 
 // Exit codes.
@@ -98,7 +99,15 @@ func run(file string) error {
 	if err != nil {
 		return err
 	}
+	shared, err := sharedKeys()
+	if err != nil {
+		return err
+	}
+	if shared != nil {
+		defer shared.Close()
+	}
 	g, err := build(file, proxy.Options{
+		Keys:       shared,
 		Generation: id,
 		Log:        slog.New(slog.NewJSONHandler(os.Stderr, nil)),
 		Notify:     contract.Notify,
@@ -129,6 +138,16 @@ func run(file string) error {
 	}()
 	g.Run(ctx, lastCall)
 	return nil
+}
+
+// sharedKeys opens the keys that the supervisor passed; nil if it passed none.
+func sharedKeys() (*keys.Reader, error) {
+	f, err := contract.Keys()
+	if f == nil {
+		return nil, err
+	}
+	defer f.Close()
+	return keys.Open(int(f.Fd()))
 }
 
 // build makes a generation of a file, or without one of what the supervisor passed.
