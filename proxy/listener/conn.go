@@ -28,8 +28,8 @@ type Conn struct {
 	registry *Registry
 	onClose  func()
 	state    atomic.Int32
-	preface  int                   // octets of HTTP/2's seen, negative when it is not; touched by Read alone
-	h2       atomic.Pointer[http2] // once the preface has been seen
+	preface  int                     // octets of HTTP/2's seen, negative when it is not; touched by Read alone
+	h2       atomic.Pointer[session] // once the preface has been seen
 	upgrade  atomic.Pointer[upgraded]
 	told     atomic.Bool // the last call has reached this upgraded or relayed connection
 	counted  atomic.Bool // among the cut

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// http2 follows the frames of a connection that speaks HTTP/2. It knows which
+// session follows the frames of a connection that speaks HTTP/2. It knows which
 // streams are open, and can say goodbye between two frames of the server's.
 //
 // The server's own goodbye names the last stream it has seen, and a request
@@ -18,7 +18,7 @@ import (
 // and is followed by a PING. The answer to the PING says that the client knows:
 // whatever it had begun before has arrived. Once those streams have ended,
 // nobody can be writing, and the second part closes the connection.
-type http2 struct {
+type session struct {
 	conn *Conn
 
 	fromClient h2Frames // touched by Read alone
@@ -73,7 +73,7 @@ func (c *Conn) lookForHTTP2(p []byte) {
 	if c.preface += n; c.preface < len(preface) {
 		return
 	}
-	h := &http2{conn: c, open: make(map[uint32]struct{})}
+	h := &session{conn: c, open: make(map[uint32]struct{})}
 	c.h2.Store(h)
 	c.become(Active, Idle)
 	h.received(p[n:])
@@ -84,7 +84,7 @@ func (c *Conn) lookForHTTP2(p []byte) {
 }
 
 // received follows what the client has sent.
-func (h *http2) received(p []byte) {
+func (h *session) received(p []byte) {
 	for len(p) > 0 {
 		n, whole := h.fromClient.next(p)
 		p = p[n:]
@@ -106,7 +106,7 @@ func (h *http2) received(p []byte) {
 
 // write sends a part of the server's frames, and our goodbye between two of
 // them if it is wanted.
-func (h *http2) write(p []byte) (int, error) {
+func (h *session) write(p []byte) (int, error) {
 	h.writing.Lock()
 	defer h.writing.Unlock()
 	at := 0
@@ -138,7 +138,7 @@ func (h *http2) write(p []byte) (int, error) {
 }
 
 // sent looks at a frame of the server's.
-func (h *http2) sent() {
+func (h *session) sent() {
 	h.greeted = true
 	ends := false
 	switch f := &h.toClient; f.kind() {
@@ -159,7 +159,7 @@ func (h *http2) sent() {
 
 // goAway asks the client for no more streams, now or at the end of the frame on
 // its way.
-func (h *http2) goAway() {
+func (h *session) goAway() {
 	h.wanted.Store(true)
 	h.writing.Lock()
 	defer h.writing.Unlock()
@@ -168,7 +168,7 @@ func (h *http2) goAway() {
 
 // tell writes the first part of the goodbye if it is wanted and may go out. The
 // caller holds writing.
-func (h *http2) tell() error {
+func (h *session) tell() error {
 	// Between HEADERS and its CONTINUATION nothing may come (RFC 9113, 6.10).
 	if !h.wanted.Load() || h.told || !h.greeted || !h.toClient.between() || h.toClient.inHeaders() {
 		return nil
@@ -185,7 +185,7 @@ func goAwayFrame(last uint32) []byte {
 	return binary.BigEndian.AppendUint32(frame, 0) // NO_ERROR
 }
 
-func (h *http2) opened(id uint32) {
+func (h *session) opened(id uint32) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if id <= h.last || h.over {
@@ -196,7 +196,7 @@ func (h *http2) opened(id uint32) {
 	h.conn.become(Idle, Active)
 }
 
-func (h *http2) close(id uint32) {
+func (h *session) close(id uint32) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.open, id)
@@ -206,7 +206,7 @@ func (h *http2) close(id uint32) {
 	}
 }
 
-func (h *http2) answered() {
+func (h *session) answered() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.knows = true
@@ -214,14 +214,14 @@ func (h *http2) answered() {
 }
 
 // parted ends the connection when nothing keeps it. The caller holds mu.
-func (h *http2) parted() {
+func (h *session) parted() {
 	if len(h.open) == 0 && (h.knows || h.conn.registry.lastCall.Load()) {
 		go h.leave() // it waits for the write on its way
 	}
 }
 
 // streams is the number of open streams.
-func (h *http2) streams() int {
+func (h *session) streams() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return len(h.open)
@@ -229,7 +229,7 @@ func (h *http2) streams() int {
 
 // leave ends the connection if no stream is open. It is closed idle only if
 // the client does not know that it would be.
-func (h *http2) leave() {
+func (h *session) leave() {
 	h.end(func() bool {
 		if len(h.open) > 0 || !h.conn.become(Idle, leaving) {
 			return false
@@ -242,7 +242,7 @@ func (h *http2) leave() {
 }
 
 // cut ends the connection under its streams, each of which counts.
-func (h *http2) cut() {
+func (h *session) cut() {
 	h.end(func() bool {
 		if !h.conn.become(Active, leaving) {
 			return false
@@ -255,7 +255,7 @@ func (h *http2) cut() {
 // end sends the second part of the goodbye if decide, called with mu held,
 // says so. The client learns which streams have never been looked at, and the
 // end of the connection is the end of the others.
-func (h *http2) end(decide func() bool) {
+func (h *session) end(decide func() bool) {
 	h.mu.Lock()
 	yes := decide()
 	h.over = h.over || yes

@@ -104,7 +104,7 @@ const goodbyeEach = time.Millisecond
 // once; the clients are asked within window.
 func (r *Registry) Drain(window time.Duration) {
 	r.draining.Store(true) // before the snapshot: what it misses sees this
-	var sessions []*http2
+	var sessions []*session
 	for _, c := range r.snapshot() {
 		if h := c.h2.Load(); h != nil {
 			sessions = append(sessions, h)
