@@ -87,6 +87,12 @@ type node struct {
 // Either may be empty. change may edit the configuration.
 func start(t *testing.T, web, raw string, change ...func(*config.Config)) *node {
 	t.Helper()
+	return startWith(t, func(*proxy.Options) {}, web, raw, change...)
+}
+
+// startWith is start with options of the generation.
+func startWith(t *testing.T, options func(*proxy.Options), web, raw string, change ...func(*config.Config)) *node {
+	t.Helper()
 	cfg := &config.Config{Release: config.Release{DrainTimeout: time.Minute}}
 	if web != "" {
 		cfg.Listeners = append(cfg.Listeners, config.Listener{Name: "web", Protocol: config.HTTP, MaxHeaderBytes: 16 << 10})
@@ -102,12 +108,14 @@ func start(t *testing.T, web, raw string, change ...func(*config.Config)) *node 
 		c(cfg)
 	}
 	n := &node{t: t, done: make(chan struct{})}
-	g, err := proxy.New(cfg, proxy.Options{Generation: 7, Notify: func(state ...string) error {
+	opts := proxy.Options{Generation: 7, Notify: func(state ...string) error {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		n.states = append(n.states, strings.Join(state, "\n"))
 		return nil
-	}})
+	}}
+	options(&opts)
+	g, err := proxy.New(cfg, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
