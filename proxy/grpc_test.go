@@ -235,7 +235,7 @@ func TestGRPCSeesNoFailureOverGenerations(t *testing.T) {
 
 func TestLongGRPCStreamStaysUntilTheLastCall(t *testing.T) {
 	f := flavours[0]
-	n := start(t, grpcOrigin(t), "", https, h2cUpstream)
+	n := start(t, grpcOrigin(t), "", https, h2cUpstream, func(c *config.Config) { c.Release.DrainTimeout = 10 * time.Second })
 	conn := f.grpcClient(t, on(n))
 	stream, err := bidi(t.Context(), conn)
 	if err != nil {

@@ -74,6 +74,7 @@ type node struct {
 	web, raw string // addresses
 
 	t        *testing.T
+	sockets  map[string]net.Listener
 	term     context.CancelFunc // the first SIGTERM
 	lastCall func()             // the second
 	done     chan struct{}
@@ -93,6 +94,29 @@ func start(t *testing.T, web, raw string, change ...func(*config.Config)) *node 
 // startWith is start with options of the generation.
 func startWith(t *testing.T, options func(*proxy.Options), web, raw string, change ...func(*config.Config)) *node {
 	t.Helper()
+	return startOn(t, func(string) net.Listener { return listen(t) }, options, web, raw, change...)
+}
+
+// successor runs a generation on the sockets of another.
+func (n *node) successor(web, raw string, change ...func(*config.Config)) *node {
+	n.t.Helper()
+	shared := func(name string) net.Listener {
+		f, err := n.sockets[name].(*net.TCPListener).File()
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		defer f.Close()
+		ln, err := net.FileListener(f)
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		return ln
+	}
+	return startOn(n.t, shared, func(*proxy.Options) {}, web, raw, change...)
+}
+
+func startOn(t *testing.T, socket func(name string) net.Listener, options func(*proxy.Options), web, raw string, change ...func(*config.Config)) *node {
+	t.Helper()
 	cfg := &config.Config{Release: config.Release{DrainTimeout: time.Minute}}
 	if web != "" {
 		cfg.Listeners = append(cfg.Listeners, config.Listener{Name: "web", Protocol: config.HTTP, MaxHeaderBytes: 16 << 10})
@@ -107,7 +131,7 @@ func startWith(t *testing.T, options func(*proxy.Options), web, raw string, chan
 	for _, c := range change {
 		c(cfg)
 	}
-	n := &node{t: t, done: make(chan struct{})}
+	n := &node{t: t, sockets: make(map[string]net.Listener), done: make(chan struct{})}
 	opts := proxy.Options{Generation: 7, Notify: func(state ...string) error {
 		n.mu.Lock()
 		defer n.mu.Unlock()
@@ -122,8 +146,8 @@ func startWith(t *testing.T, options func(*proxy.Options), web, raw string, chan
 	n.Generation = g
 	sockets := make(map[string][]net.Listener)
 	for _, l := range cfg.Listeners {
-		ln := listen(t)
-		sockets[l.Name] = []net.Listener{ln}
+		ln := socket(l.Name)
+		sockets[l.Name], n.sockets[l.Name] = []net.Listener{ln}, ln
 		switch l.Name {
 		case "web":
 			n.web = ln.Addr().String()
