@@ -105,18 +105,17 @@ func (t TLS) KeyPair() (tls.Certificate, error) {
 }
 
 // CertificateFiles are the files that the listeners' certificates and keys were
-// read from: when one changes, a release brings the change to the clients.
-func (c *Config) CertificateFiles() []string {
-	var files []string
+// read from, with what they held then: when one changes, a release brings the
+// change to the clients.
+func (c *Config) CertificateFiles() map[string]string {
+	files := map[string]string{}
 	for _, l := range c.Listeners {
-		for _, file := range []string{l.TLS.CertFile, l.TLS.KeyFile} {
-			if file != "" {
-				files = append(files, file)
-			}
+		if t := l.TLS; t.CertFile != "" {
+			files[t.CertFile] = t.Certificate
+			files[t.KeyFile] = string(t.PrivateKey)
 		}
 	}
-	slices.Sort(files)
-	return slices.Compact(files)
+	return files
 }
 
 // soon is how long before its end a certificate is worth a warning.

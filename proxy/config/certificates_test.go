@@ -83,7 +83,7 @@ func TestCertificatesAreHandedOver(t *testing.T) {
 	if got := c.Listeners[0].TLS; got != want {
 		t.Fatalf("got %q, want %q", got, want)
 	}
-	if got := c.CertificateFiles(); !reflect.DeepEqual(got, []string{want.CertFile, want.KeyFile}) {
+	if got := c.CertificateFiles(); !reflect.DeepEqual(got, map[string]string{want.CertFile: cert, want.KeyFile: key}) {
 		t.Errorf("files %q", got)
 	}
 

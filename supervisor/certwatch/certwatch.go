@@ -1,0 +1,148 @@
+// Package certwatch tells when certificate files have changed.
+//
+// It watches their directories, not the files: whoever renews a certificate
+// writes a new file and renames it, or, as Kubernetes does, swaps a symbolic
+// link further up. What counts is what is read in the end, so a file that was
+// touched, or replaced by the same again, is no change.
+package certwatch
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+const (
+	// quiet is how long nothing may happen before the files are read: a
+	// certificate and its key are rarely replaced in one step.
+	quiet = 500 * time.Millisecond
+	// rescan bounds how late a change is seen that no event told of: one on a
+	// network's file system, or in a directory that was replaced itself.
+	rescan = time.Minute
+)
+
+// Watch calls changed each time that one of the files holds something else than
+// at the last call, or at first than files says: their contents, by path. It is
+// not called while one cannot be read. Watch returns when ctx ends, with nil, or
+// when it cannot watch.
+func Watch(ctx context.Context, files map[string]string, changed func()) error {
+	events, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("watch certificates: %w", err)
+	}
+	defer events.Close()
+	w := watcher{events: events, known: map[string]sum{}, watched: map[string]bool{}}
+	for path, contents := range files {
+		w.known[path] = sha256.Sum256([]byte(contents))
+	}
+
+	look := time.NewTimer(0) // at once: what was given may be old already
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case _, ok := <-events.Events:
+			if !ok {
+				return errors.New("watch certificates: the watcher has ended")
+			}
+			look.Reset(quiet)
+		case <-events.Errors:
+			// Events were lost, or one directory cannot be watched.
+			look.Reset(quiet)
+		case <-look.C:
+			// Before reading: what changes after the read has an event.
+			w.follow()
+			if w.differ() {
+				changed()
+			}
+			look.Reset(rescan)
+		}
+	}
+}
+
+type sum = [sha256.Size]byte
+
+type watcher struct {
+	events  *fsnotify.Watcher
+	known   map[string]sum
+	watched map[string]bool // directories
+}
+
+// follow watches the directories in which a change can change what is read. One
+// that cannot be watched is tried again at the next look.
+func (w *watcher) follow() {
+	needed := map[string]bool{}
+	for path := range w.known {
+		trace(path, needed, maxLinks)
+	}
+	for dir := range w.watched {
+		if !needed[dir] {
+			w.events.Remove(dir)
+			delete(w.watched, dir)
+		}
+	}
+	for dir := range needed {
+		// Again also where it is watched: under the same name there may be
+		// another directory by now.
+		if w.events.Add(dir) == nil {
+			w.watched[dir] = true
+		}
+	}
+}
+
+// maxLinks is how many links in a row are followed; more is a loop.
+const maxLinks = 16
+
+// trace adds the directories on the way to a file in which it, or a link that
+// leads to it, stands.
+func trace(path string, needed map[string]bool, links int) {
+	needed[filepath.Dir(path)] = true
+	if links == 0 {
+		return
+	}
+	for at := path; at != filepath.Dir(at); at = filepath.Dir(at) {
+		target, err := os.Readlink(at)
+		if err != nil {
+			continue
+		}
+		needed[filepath.Dir(at)] = true
+		if !filepath.IsAbs(target) {
+			target = filepath.Join(filepath.Dir(at), target)
+		}
+		trace(filepath.Join(target, path[len(at):]), needed, links-1)
+	}
+}
+
+// differ reads the files and reports whether any holds something new.
+func (w *watcher) differ() bool {
+	now := make(map[string]sum, len(w.known))
+	differ := false
+	for path, before := range w.known {
+		contents, err := read(path)
+		if err != nil {
+			return false // about to be replaced; there will be an event
+		}
+		now[path] = sha256.Sum256(contents)
+		differ = differ || now[path] != before
+	}
+	w.known = now
+	return differ
+}
+
+// read is os.ReadFile of a regular file: it must not wait for the writer of a pipe.
+func read(path string) ([]byte, error) {
+	if info, err := os.Stat(path); err != nil {
+		return nil, err
+	} else if !info.Mode().IsRegular() {
+		return nil, &fs.PathError{Op: "read", Path: path, Err: errors.New("no regular file")}
+	}
+	return os.ReadFile(path)
+}
