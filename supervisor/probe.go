@@ -3,6 +3,7 @@ package supervisor
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -126,7 +127,12 @@ func (s *Supervisor) probeOnce(ctx context.Context, g *generation, l config.List
 	// An abort or a candidate that dies ends the probe at once.
 	over := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Now()) })
 	defer over()
-	if l.Protocol == config.HTTP {
+	switch l.Protocol {
+	case config.HTTPS:
+		// Whether clients trust the certificate is not the candidate's doing.
+		conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
+		fallthrough
+	case config.HTTP:
 		return probeHTTP(ctx, conn)
 	}
 	// A stream has no answer of its own to wait for, and when its upstream is
