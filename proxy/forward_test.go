@@ -359,9 +359,10 @@ func TestTruncatedResponseIsSeenAsTruncated(t *testing.T) {
 }
 
 func TestClientThatLeavesEndsTheUpstreamRequest(t *testing.T) {
-	gone := make(chan struct{})
+	begun, gone := make(chan struct{}, 1), make(chan struct{})
 	var once atomic.Bool
 	n := start(t, origin(t, func(w http.ResponseWriter, r *http.Request) {
+		begun <- struct{}{}
 		<-r.Context().Done()
 		if !once.Swap(true) {
 			close(gone)
@@ -369,7 +370,7 @@ func TestClientThatLeavesEndsTheUpstreamRequest(t *testing.T) {
 	}), "")
 	c := dial(t, n.web)
 	c.get("/")
-	eventually(t, "in flight", func() bool { return n.Counts().String() == "1 requests" })
+	<-begun
 	c.Close()
 	select {
 	case <-gone:

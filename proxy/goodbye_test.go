@@ -2,9 +2,9 @@ package proxy_test
 
 import (
 	"bytes"
-	"io"
 	"net/http"
 	"testing"
+	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -28,7 +28,7 @@ func dialFramed(t *testing.T, address string) *framed {
 // greet sends what begins a connection.
 func (f *framed) greet() {
 	f.t.Helper()
-	f.client.send(http2.ClientPreface)
+	f.send(http2.ClientPreface)
 	if err := f.WriteSettings(); err != nil {
 		f.t.Fatal(err)
 	}
@@ -154,7 +154,7 @@ func TestClientThatIgnoresTheGoodbyeStaysUntilTheLastCall(t *testing.T) {
 func TestStreamsAreCountedUntilTheirLastFrame(t *testing.T) {
 	const size = 200_000 // more than the client's window
 	n := start(t, origin(t, func(w http.ResponseWriter, r *http.Request) {
-		io.WriteString(w, string(make([]byte, size)))
+		w.Write(make([]byte, size))
 	}), "")
 	c := dialFramed(t, n.web)
 	c.greet()
@@ -172,4 +172,49 @@ func TestStreamsAreCountedUntilTheirLastFrame(t *testing.T) {
 	}
 	c.served(3)
 	eventually(t, "none is left", func() bool { return n.Counts() == listener.Counts{listener.Idle: 1} })
+}
+
+// What the kernel still holds for a slow client is not lost with the
+// connection: the client, which goes on granting room, would answer a close
+// with bytes that nobody reads, and they would bring a reset.
+func TestSlowClientGetsAllOfItsLastResponse(t *testing.T) {
+	const size = 400_000
+	n := start(t, origin(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Write(make([]byte, size))
+	}), "")
+	c := dialFramed(t, n.web)
+	c.greet()
+	for _, id := range []uint32{0, 1} {
+		if err := c.WriteWindowUpdate(id, 2*size); err != nil && id == 0 {
+			t.Fatal(err)
+		}
+		if id == 0 {
+			c.request(1)
+		}
+	}
+	eventually(t, "in flight", func() bool { return n.Counts()[listener.Active] == 1 })
+	n.term()
+	// The answer to a PING that we have not read: it is known.
+	if err := c.WritePing(true, [8]byte([]byte("good bye"))); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "all of it is in the kernel", func() bool { return n.Counts()[listener.Active] == 0 })
+	for range 100 { // longer than a connection lingers
+		if err := c.WriteWindowUpdate(0, 1); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	got := 0
+	until(c, func(d *http2.DataFrame) bool {
+		got += len(d.Data())
+		return d.StreamEnded()
+	})
+	if got != size {
+		t.Errorf("%d octets of %d", got, size)
+	}
+	c.goodbye(1)
+	c.ended()
+	c.Close()
+	n.drained(nothing)
 }

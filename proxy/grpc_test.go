@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -48,12 +49,10 @@ var echoService = grpc.ServiceDesc{
 		Handler: func(_ any, stream grpc.ServerStream) error {
 			for {
 				in := new(wrapperspb.StringValue)
-				switch err := stream.RecvMsg(in); err {
-				case nil:
-				case io.EOF:
+				if err := stream.RecvMsg(in); errors.Is(err, io.EOF) {
 					stream.SetTrailer(metadata.Pairs("said", "good bye"))
 					return nil
-				default:
+				} else if err != nil {
 					return err
 				}
 				if err := stream.SendMsg(in); err != nil {
@@ -134,7 +133,7 @@ func ends(stream grpc.ClientStream) error {
 	if err := stream.CloseSend(); err != nil {
 		return err
 	}
-	if err := stream.RecvMsg(new(wrapperspb.StringValue)); err != io.EOF {
+	if err := stream.RecvMsg(new(wrapperspb.StringValue)); !errors.Is(err, io.EOF) {
 		return fmt.Errorf("at the end: %v", err)
 	}
 	if said := stream.Trailer()["said"]; len(said) != 1 || said[0] != "good bye" {

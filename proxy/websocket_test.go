@@ -3,7 +3,9 @@ package proxy_test
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -183,5 +185,34 @@ func TestOtherUpgradesStayUntilTheLastCall(t *testing.T) {
 		t.Fatalf("left: %s", got)
 	}
 	n.lastCall()
+	n.drained(listener.Tally{Cut: 1})
+}
+
+func TestWebSocketOverTLS(t *testing.T) {
+	n := start(t, webSocketOrigin(t, func(c net.Conn, r io.Reader) { io.Copy(c, r) }), "", https, quick)
+	raw := dial(t, n.web)
+	config := clientTLS()
+	config.ServerName = "a.example"
+	conn := tls.Client(raw, config)
+	c := bufio.NewReader(conn)
+	io.WriteString(conn, upgradeRequest)
+	if res, err := http.ReadResponse(c, nil); err != nil || res.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("upgrade: %v, %v", res, err)
+	}
+	for _, size := range []int{1, 1000, 70_000} {
+		conn.Write(frame(2, false, make([]byte, size)))
+		if op, payload, err := readFrame(c); err != nil || op != 2 || len(payload) != size {
+			t.Fatalf("opcode %d, %d octets, %v; want %d", op, len(payload), err, size)
+		}
+	}
+	n.stop()
+	n.lastCall()
+	if op, payload, err := readFrame(c); err != nil || op != 8 || !bytes.Equal(payload, []byte{0x03, 0xe9}) {
+		t.Errorf("opcode %d, %x, %v; want a close frame with 1001", op, payload, err)
+	}
+	conn.Write(frame(8, true, []byte{0x03, 0xe9}))
+	if _, err := c.ReadByte(); !errors.Is(err, io.EOF) {
+		t.Errorf("%v; want the end of TLS", err)
+	}
 	n.drained(listener.Tally{Cut: 1})
 }

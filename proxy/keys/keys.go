@@ -44,9 +44,9 @@ const (
 
 // Where things are, in words of eight bytes.
 const (
-	sequenceAt  = 8 / 8
-	countAt     = 16 / 8
-	ticketsAt   = 64 / 8
+	sequenceAt  = 1
+	countAt     = 2
+	ticketsAt   = 8
 	ticketWords = 1 + len(Ticket{}.Key)/8
 )
 

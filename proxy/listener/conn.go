@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // lingerTime is how long a connection that we end is still read from. Closing
@@ -144,6 +146,32 @@ func (c *Conn) Close() error {
 func (c *Conn) CloseWrite() error {
 	c.endTLS()
 	return c.tcp.CloseWrite()
+}
+
+// closeOnceSent closes the connection when the client has all that was sent to
+// it, and has had a moment to close it first. A client that HTTP/2 lets speak
+// on, to grant room, would otherwise meet a reset that takes the rest from it.
+func (c *Conn) closeOnceSent() {
+	// A timer, since the server sets read deadlines of its own.
+	time.AfterFunc(lingerTime, func() {
+		if unsent(c.tcp) > 0 {
+			c.closeOnceSent()
+			return
+		}
+		c.tcp.Close()
+	})
+}
+
+// unsent is how many octets the client has not acknowledged; 0 once the
+// connection is closed.
+func unsent(tcp *net.TCPConn) int {
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	n := 0
+	raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
+	return n
 }
 
 // endTLS sends the end of the stream that TLS has of its own.

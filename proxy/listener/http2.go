@@ -230,49 +230,48 @@ func (h *session) streams() int {
 // leave ends the connection if no stream is open. It is closed idle only if
 // the client does not know that it would be.
 func (h *session) leave() {
-	h.end(func() bool {
-		if len(h.open) > 0 || !h.conn.become(Idle, leaving) {
-			return false
-		}
-		if !h.knows {
-			h.conn.registry.idleClosed.Add(1)
-		}
-		return true
-	})
+	h.mu.Lock()
+	if len(h.open) > 0 || !h.conn.become(Idle, leaving) {
+		h.mu.Unlock()
+		return
+	}
+	if !h.knows {
+		h.conn.registry.idleClosed.Add(1)
+	}
+	h.over = true
+	last := h.last
+	h.mu.Unlock()
+	h.end(last)
+	h.conn.closeOnceSent()
 }
 
 // cut ends the connection under its streams, each of which counts.
 func (h *session) cut() {
-	h.end(func() bool {
-		if !h.conn.become(Active, leaving) {
-			return false
-		}
-		h.conn.registry.cut.Add(int64(len(h.open)))
-		return true
-	})
-}
-
-// end sends the second part of the goodbye if decide, called with mu held,
-// says so. The client learns which streams have never been looked at, and the
-// end of the connection is the end of the others.
-func (h *session) end(decide func() bool) {
 	h.mu.Lock()
-	yes := decide()
-	h.over = h.over || yes
-	last := h.last
-	h.mu.Unlock()
-	if !yes {
+	if !h.conn.become(Active, leaving) {
+		h.mu.Unlock()
 		return
 	}
-	// A timer, since the server sets read deadlines of its own.
-	time.AfterFunc(lingerTime, func() { h.conn.tcp.Close() })
+	h.conn.registry.cut.Add(int64(len(h.open)))
+	h.over = true
+	last := h.last
+	h.mu.Unlock()
+	// Whatever is stuck, the client is gone in a moment.
 	h.conn.tcp.SetWriteDeadline(time.Now().Add(lingerTime))
+	time.AfterFunc(lingerTime, func() { h.conn.tcp.Close() })
+	h.end(last)
+}
+
+// end sends the second part of the goodbye. The client learns which streams have
+// never been looked at, and the end of the connection is the end of the others.
+func (h *session) end(last uint32) {
 	h.writing.Lock()
+	defer h.writing.Unlock()
 	if h.greeted && h.toClient.between() && !h.toClient.inHeaders() {
 		h.conn.stream.Write(goAwayFrame(last))
 	}
-	h.writing.Unlock()
-	h.conn.CloseWrite()
+	h.conn.stream.CloseWrite()
+	h.conn.tcp.CloseWrite()
 }
 
 // h2Frames follows the frames of one direction (RFC 9113, 4.1).

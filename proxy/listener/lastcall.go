@@ -103,6 +103,7 @@ func (c *Conn) farewell() {
 		// Counted before: once told, the client may be gone before we look again.
 		c.countCut()
 		u.goAway(closeWait)
+		c.endTLS()
 	}
 	c.end()
 }
