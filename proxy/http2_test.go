@@ -375,3 +375,17 @@ func TestEventsPassOneByOne(t *testing.T) {
 	}
 	n.drained(nothing)
 }
+
+// The time for a head bounds the look for a preface and the TLS handshake too.
+func TestSilentClientIsClosedInTime(t *testing.T) {
+	for _, f := range flavours {
+		const limit = time.Second
+		n := start(t, origin(t, hello), "", append(f.config, func(c *config.Config) { c.Listeners[0].HeaderTimeout = limit })...)
+		began := time.Now()
+		c := dial(t, n.web)
+		io.Copy(io.Discard, c)
+		if took := time.Since(began); took < limit || took > limit*17/10 {
+			t.Errorf("%s: closed after %v, the limit is %v", f.name, took, limit)
+		}
+	}
+}
