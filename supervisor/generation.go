@@ -68,6 +68,7 @@ type generation struct {
 	squeezeMe  sync.Once
 	socketOnce sync.Once
 	removeOnce sync.Once
+	dead       atomic.Bool
 	sockets    map[string][]socket // our copies, until socketOnce closes them
 
 	unfit atomic.Bool // it lives and has given up listening sockets
@@ -86,14 +87,10 @@ type generation struct {
 // leftover says that an earlier supervisor started it: we hold none of its sockets.
 func (g *generation) leftover() bool { return g.recipe == nil }
 
-func (g *generation) alive() bool {
-	select {
-	case <-g.exited:
-		return false
-	default:
-		return true
-	}
-}
+// alive turns false in the same moment as the generation leaves the shift: who
+// holds Supervisor.mu never shifts to a dead one. exited comes later, when its
+// sockets have been seen to.
+func (g *generation) alive() bool { return !g.dead.Load() }
 
 // closeSockets closes our copies, once.
 func (g *generation) closeSockets() { g.socketOnce.Do(func() { closeAll(g.sockets) }) }

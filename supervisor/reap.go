@@ -37,6 +37,7 @@ func (s *Supervisor) watch(g *generation) {
 	g.exit = exit
 	crashed := !g.stopping
 	served := g.state == Serving
+	g.dead.Store(true)
 	s.leave(g)
 	g.state = Gone
 	s.drained.Ended++
@@ -115,8 +116,8 @@ func (s *Supervisor) crashedNow(g *generation) {
 func (s *Supervisor) reap(g *generation) {
 	if g.alive() {
 		g.kill()
-		<-g.exited
 	}
+	<-g.exited
 	s.removed(g)
 }
 

@@ -347,6 +347,10 @@ func (s *Supervisor) passed(r *release) {
 		}
 		s.kept, r.fallback = r.fallback, nil
 	}
+	select {
+	case s.certs <- struct{}{}:
+	default:
+	}
 	for _, g := range s.generations {
 		if (g == r.previous || g.leftover() || g.unfit.Load()) && !g.stopping {
 			s.retire(g, r.candidate.recipe.config.Release.DrainTimeout)

@@ -179,11 +179,12 @@ func (s *Supervisor) spawn(g *generation) (*spawn.Process, error) {
 		defer unix.Close(fd)
 		env = append(env,
 			fmt.Sprintf("%s=%d", contract.EnvConfigFD, contract.FirstFD+len(files)),
+			fmt.Sprintf("%s=%d", contract.EnvKeysFD, contract.FirstFD+len(files)+1),
 			fmt.Sprintf("%s=%d", contract.EnvGenerationID, g.id),
 			fmt.Sprintf("%s=%d", contract.EnvSlot, g.slot),
 			fmt.Sprintf("%s=%d", contract.EnvServerID, c.Node.ServerID),
 		)
-		files = append(files, fd)
+		files = append(files, fd, s.keys.FD())
 	}
 	o := spawn.Options{Binary: g.recipe.binary, Args: c.Proxy.Command[1:], Env: env, Account: g.recipe.account, Files: files}
 	if g.cgroup != nil {

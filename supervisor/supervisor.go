@@ -19,6 +19,7 @@ import (
 	"github.com/baton-mesh/baton/bpf/guard"
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/proxy/keys"
 	"github.com/baton-mesh/baton/supervisor/cgroup"
 	"github.com/baton-mesh/baton/supervisor/doctor"
 	"github.com/baton-mesh/baton/supervisor/notify"
@@ -54,8 +55,11 @@ type Supervisor struct {
 	file     stateFile
 	notify   *notify.Socket
 	steering *steering
-	cgroups  *cgroup.Base // nil where there is no cgroup2
-	guard    *guard.Guard // nil where it cannot be had
+	pins     string        // this instance's directory in the BPF file system; empty: none
+	keys     *keys.Page    // what generations share, so that one's TLS tickets are good for the next
+	certs    chan struct{} // one token: another configuration serves
+	cgroups  *cgroup.Base  // nil where there is no cgroup2
+	guard    *guard.Guard  // nil where it cannot be had
 
 	hurried chan struct{} // closed when the operator waits no longer
 	wake    chan struct{} // one token: there may be work for the release loop
@@ -103,6 +107,7 @@ func New(o Options) (_ *Supervisor, err error) {
 	s := &Supervisor{
 		opts: o, config: o.Config, log: o.Log, tracer: o.Tracer,
 		outcomes: map[Outcome]uint64{},
+		certs:    make(chan struct{}, 1),
 		hurried:  make(chan struct{}),
 		wake:     make(chan struct{}, 1), abandon: make(chan struct{}),
 	}
@@ -142,15 +147,16 @@ func New(o Options) (_ *Supervisor, err error) {
 	if err := s.refuseStrangers(); err != nil {
 		return nil, err
 	}
-	pins, err := pinDir(instance)
-	if err != nil {
-		s.log.Warn("nothing is pinned: the tables cannot be inspected from outside", "reason", err)
-		pins = ""
+	if s.keys, err = keys.New(); err != nil {
+		return nil, err
 	}
-	if s.steering, err = openSteering(s.config.Listeners, pins, !o.Unsteered); err != nil {
+	if s.pins, err = pinDir(instance); err != nil {
+		s.log.Warn("nothing is pinned: the tables cannot be inspected from outside", "reason", err)
+	}
+	if s.steering, err = openSteering(s.config.Listeners, s.pins, !o.Unsteered); err != nil {
 		return nil, fmt.Errorf("steering: %w (`baton doctor` says what this machine lacks)", err)
 	}
-	s.openGuard(pins)
+	s.openGuard(s.pins)
 	return s, nil
 }
 
@@ -189,6 +195,8 @@ func (s *Supervisor) Run(ctx context.Context, hurry <-chan struct{}) error {
 	defer stop(nil)
 	var releases sync.WaitGroup
 	releases.Go(func() { s.releases(loop) })
+	releases.Go(func() { s.rotateKeys(loop) })
+	releases.Go(func() { s.watchCertificates(loop) })
 	releases.Go(func() { s.contain(loop) })
 	defer releases.Wait()
 
@@ -282,6 +290,12 @@ func (s *Supervisor) close() {
 		s.steering.close()
 	}
 	s.closeGuard()
+	if s.pins != "" {
+		os.Remove(s.pins) // empty, unless another layout is pinned beside ours
+	}
+	if s.keys != nil {
+		s.keys.Close()
+	}
 	if s.cgroups != nil {
 		s.cgroups.Remove()
 	}

@@ -32,6 +32,10 @@ func (s *Supervisor) validate(ctx context.Context, r *release) error {
 		}
 		r.recipe = what
 	}
+	for _, w := range r.recipe.config.Warnings(time.Now()) {
+		s.log.Warn(w)
+		r.result.Evidence = append(r.result.Evidence, "warning: "+w)
+	}
 	if err := reachable(s.notify.Path(), r.recipe.account); err != nil {
 		return err
 	}

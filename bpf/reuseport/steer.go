@@ -209,10 +209,7 @@ func (n *Node) Unpin() error {
 	if n.dir == "" {
 		return nil
 	}
-	err := os.RemoveAll(n.dir)
-	// Another layout may be pinned beside ours: then the parent stays.
-	os.Remove(filepath.Dir(n.dir))
-	return err
+	return os.RemoveAll(n.dir)
 }
 
 func (n *Node) groupDir(number uint32) (string, error) {

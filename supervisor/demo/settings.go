@@ -20,13 +20,16 @@ type Settings struct {
 	MaxGenerations int
 	// Unsteered leaves new flows to the kernel's hash over all generations.
 	Unsteered bool
+	// TLS makes cert.pem and key.pem in the node's directory, or leaves those that
+	// are there. If it is set, web speaks https.
+	TLS func(dir string)
 }
 
 var configTemplate = template.Must(template.New("config").Parse(`node: {name: demo, server_id: 1}
 runtime_dir: {{.Node.Dir}}/run
 admin: {socket: {{.Node.Dir}}/run/admin.sock, address: "{{.Admin}}"}
 listeners:
-  - {name: web, address: "{{.Node.HTTP}}", protocol: http}
+  - {name: web, address: "{{.Node.HTTP}}", protocol: {{if .TLS}}https, tls: {cert_file: cert.pem, key_file: key.pem}{{else}}http{{end}}}
   - {name: raw, address: "{{.Node.TCP}}", protocol: tcp}
 routes:
   - {name: all, listeners: [web], match: {path_prefix: /}, upstreams: [{name: origin}]}
@@ -51,6 +54,9 @@ func (n *Node) WriteConfig(name string, s Settings) (string, error) {
 	orDefault(&s.VerifyWindow, 200*time.Millisecond)
 	orDefault(&s.DrainTimeout, 10*time.Second)
 	orDefault(&s.MaxGenerations, 32)
+	if s.TLS != nil {
+		s.TLS(n.Dir)
+	}
 	var b strings.Builder
 	err := configTemplate.Execute(&b, struct {
 		Settings

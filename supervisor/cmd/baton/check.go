@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -43,11 +44,12 @@ Answers 0 if there is no mistake, else 1.`,
 
 func runCheck(cmd *cobra.Command, file string) error {
 	report := checkReport{File: file, Mistakes: []config.Mistake{}, Warnings: environmentWarnings()}
-	_, err := config.Load(file)
+	c, err := config.Load(file)
 	var mistakes config.Mistakes
 	switch {
 	case err == nil:
 		report.Valid = true
+		report.Warnings = append(report.Warnings, c.Warnings(time.Now())...)
 	case errors.As(err, &mistakes):
 		report.Mistakes = mistakes
 	default: // the file cannot be read

@@ -1,0 +1,101 @@
+package release
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"math/big"
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/baton-mesh/baton/supervisor/demo"
+)
+
+// writeCertificate puts a new certificate of that name, and its key, which root
+// alone may read, where the node looks for them.
+func writeCertificate(t *testing.T, dir, name string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(30 * 24 * time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, block := range map[string]*pem.Block{"key.pem": {Type: "PRIVATE KEY", Bytes: pkcs8}, "cert.pem": {Type: "CERTIFICATE", Bytes: der}} {
+		if err := os.WriteFile(filepath.Join(dir, file), pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestCertificateIsReplaced renews a certificate on disk: the node releases by
+// itself, new connections see the new one, and requests go on meanwhile, over
+// HTTP/2 and over HTTP/1.1. A session of the generation before is resumed by the
+// one after.
+func TestCertificateIsReplaced(t *testing.T) {
+	node := startNode(t, demo.Place{}, demo.Settings{TLS: func(dir string) { writeCertificate(t, dir, "first") }})
+	url := "https://" + node.HTTP.String() + "/small?seed=1"
+	config := &tls.Config{InsecureSkipVerify: true, ClientSessionCache: tls.NewLRUClientSessionCache(8)}
+	get := func(http2 bool) (*tls.ConnectionState, error) {
+		transport := &http.Transport{TLSClientConfig: config.Clone(), ForceAttemptHTTP2: http2}
+		transport.TLSClientConfig.ClientSessionCache = config.ClientSessionCache
+		defer transport.CloseIdleConnections()
+		resp, err := (&http.Client{Transport: transport, Timeout: 10 * time.Second}).Get(url)
+		if err != nil {
+			return nil, err
+		}
+		defer resp.Body.Close()
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != http.StatusOK || (resp.ProtoMajor == 2) != http2 {
+			return nil, fmt.Errorf("%s %s: %v", resp.Proto, resp.Status, err)
+		}
+		return resp.TLS, nil
+	}
+	first, err := get(true)
+	if err != nil || first.DidResume || first.PeerCertificates[0].Subject.CommonName != "first" {
+		t.Fatalf("%+v, %v", first, err)
+	}
+
+	file, err := node.WriteConfig("candidate", demo.Settings{TLS: func(string) {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := node.Release(t.Context(), file); err != nil || r.Outcome != "passed" {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if again, err := get(true); err != nil || !again.DidResume {
+		t.Errorf("generation 2 did not resume a session of generation 1: %v", err)
+	}
+
+	writeCertificate(t, node.Dir, "second")
+	config.ClientSessionCache = tls.NewLRUClientSessionCache(8)
+	asked := 0
+	waitFor(t, 15*time.Second, "the new certificate", func() bool {
+		asked++
+		state, err := get(asked%2 == 0)
+		if err != nil {
+			t.Error(err)
+			return true
+		}
+		config.ClientSessionCache = tls.NewLRUClientSessionCache(8)
+		return state.PeerCertificates[0].Subject.CommonName == "second"
+	})
+}
