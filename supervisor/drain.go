@@ -24,7 +24,7 @@ const (
 	killAfter = time.Second
 )
 
-// lastCallBefore is the time that a generation of ours needs for its last call.
+// lastCallBefore (docs/decisions/006) is the time that a generation of ours needs for its last call.
 func lastCallBefore(timeout time.Duration) time.Duration {
 	return min(timeout/10, lastCallMost) + min(timeout/5, lastCallAnswer)
 }
@@ -127,7 +127,7 @@ func (s *Supervisor) steered(g *generation) bool {
 	return s.shift.current != nil && s.shift.current != g
 }
 
-// emptyQueues waits until nothing is queued for a generation that gets no new
+// emptyQueues (docs/decisions/003) waits until nothing is queued for a generation that gets no new
 // flows: no handshake half open, or the wait for them over; nothing to accept.
 func (s *Supervisor) emptyQueues(g *generation, end <-chan time.Time) {
 	// After the fence no packet is on its way to it by the old shift, and every

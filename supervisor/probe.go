@@ -191,7 +191,7 @@ func claimSource(fd int, to netip.AddrPort) (netip.AddrPort, error) {
 	return netip.AddrPort{}, fmt.Errorf("the probe's socket has an address of type %T", got)
 }
 
-// probeHTTP passes on any whole response. What the routes behind answer is no
+// probeHTTP passes on any whole response (docs/decisions/007). What the routes behind answer is no
 // verdict on the candidate: the release that mends them would be refused.
 func probeHTTP(ctx context.Context, conn net.Conn) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+conn.RemoteAddr().String()+"/", nil)

@@ -86,7 +86,7 @@ func openSteering(listeners []config.Listener, pins string, attach bool) (_ *ste
 	return s, nil
 }
 
-// renewSink puts a fresh socket in the sink's place and closes the old one. The
+// renewSink (docs/decisions/002) puts a fresh socket in the sink's place and closes the old one. The
 // kernel then hands what had waited there to the current generation; so does
 // a client that came before the first generation was ready get its answer.
 func (l *listener) renewSink() error {

@@ -1,7 +1,7 @@
 // Package spawn starts a generation: as its user, without a capability, in its
 // cgroup, from a binary that was opened once.
 //
-// Between the supervisor and the server stands a shim: the supervisor's own
+// Between the supervisor and the server stands a shim (docs/decisions/004): the supervisor's own
 // executable under the name baton-exec, which does what has to be done from
 // inside the new process (its pid in LISTEN_PID, the change of user) and then
 // becomes the server. It works before main, in this package's init, so that
