@@ -179,7 +179,9 @@ func TestStreamsAreCountedUntilTheirLastFrame(t *testing.T) {
 // with bytes that nobody reads, and they would bring a reset.
 func TestSlowClientGetsAllOfItsLastResponse(t *testing.T) {
 	const size = 400_000
+	told := make(chan struct{}) // the answer comes after the goodbye
 	n := start(t, origin(t, func(w http.ResponseWriter, r *http.Request) {
+		<-told
 		w.Write(make([]byte, size))
 	}), "")
 	c := dialFramed(t, n.web)
@@ -198,6 +200,7 @@ func TestSlowClientGetsAllOfItsLastResponse(t *testing.T) {
 	if err := c.WritePing(true, [8]byte([]byte("good bye"))); err != nil {
 		t.Fatal(err)
 	}
+	close(told)
 	eventually(t, "all of it is in the kernel", func() bool { return n.Counts()[listener.Active] == 0 })
 	for range 100 { // longer than a connection lingers
 		if err := c.WriteWindowUpdate(0, 1); err != nil {
