@@ -14,6 +14,9 @@ import (
 // syncTimeout bounds the reading of what a generation said last.
 const syncTimeout = time.Second
 
+// removeTimeout bounds the wait for the last process to leave a cgroup.
+const removeTimeout = 5 * time.Second
+
 // longEnough is how long a generation must have served for its death to count
 // as the first in a row.
 const longEnough = 10 * time.Second
@@ -133,8 +136,12 @@ func (s *Supervisor) remove(g *generation) {
 		g.recipe.binary.Close()
 	}
 	if g.cgroup != nil {
-		for !g.cgroup.Remove() {
-			time.Sleep(time.Millisecond)
+		for late := time.Now().Add(removeTimeout); !g.cgroup.Remove(); time.Sleep(time.Millisecond) {
+			if time.Now().After(late) {
+				s.log.Warn("a generation's cgroup is still in use", "generation", g.id)
+				g.cgroup.Dir.Close()
+				break
+			}
 		}
 	}
 	s.mu.Lock()

@@ -173,6 +173,11 @@ func (s *Supervisor) findLeftovers() {
 		if err != nil {
 			continue // it has ended meanwhile
 		}
+		if s.cgroups != nil {
+			if g.cgroup, err = s.cgroups.Make(g.id); err != nil {
+				s.log.Warn("the cgroup of a generation that was left", "generation", g.id, "error", err)
+			}
+		}
 		s.log.Warn("an earlier supervisor left a generation running: it will be drained", "generation", g.id, "pid", left.PID)
 		s.generations = append(s.generations, g)
 		s.work.Go(func() { s.watch(g) })

@@ -59,7 +59,8 @@ func Find() (string, error) {
 	return Own(string(mountinfo), string(cgroups))
 }
 
-// MakeBase makes a base, or takes the one that is there.
+// MakeBase makes a base, or takes the one that is there and removes the groups
+// in it that are empty: those of generations that ended after their supervisor.
 func MakeBase(name string) (*Base, error) {
 	own, err := Find()
 	if err != nil {
@@ -68,6 +69,13 @@ func MakeBase(name string) (*Base, error) {
 	b := &Base{filepath.Join(own, name)}
 	if err := os.Mkdir(b.dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, err
+	}
+	left, err := filepath.Glob(filepath.Join(b.dir, "gen-*"))
+	if err != nil {
+		return nil, err
+	}
+	for _, group := range left {
+		os.Remove(group) // refused while a process is in it
 	}
 	return b, nil
 }
