@@ -12,11 +12,15 @@
 //
 // cfg says how the 16 octets behind it are read. 0 is the layout above, in
 // clear, so the first octet of a readable ID is 0x10: cfg 0, 16 octets follow.
-// 1 to 6 are kept for encrypted ones, 7 marks an ID that carries no owner. The
-// length never differs, so that a router may rely on it whoever made the ID.
+// 1 to 6 are encrypted under the key of that number ([Keys]), 7 marks an ID that
+// carries no owner. The length never differs, so that a router may rely on it
+// whoever made the ID.
 //
-// The package needs the standard library alone and allocates nothing: any
-// server that wants its connections steered can use it.
+// IDs of others are read beside ours: of any server that keeps to QUIC-LB ([LB])
+// and of Katran's three versions ([DecodeKatran]).
+//
+// The package needs the standard library alone, and for IDs of ours it allocates
+// nothing: any server that wants its connections steered can use it.
 package quicid
 
 import "encoding/binary"

@@ -1,50 +1,12 @@
 package quicid
 
 import (
-	"bufio"
 	"bytes"
-	"encoding/hex"
-	"fmt"
-	"os"
-	"strings"
 	"testing"
 )
 
-type vector struct {
-	cid []byte
-	id  ID
-	ok  bool
-}
-
-func vectors(tb testing.TB) []vector {
-	tb.Helper()
-	text, err := os.ReadFile("testdata/readable.txt")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	var all []vector
-	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
-		fields := strings.Fields(lines.Text())
-		if len(fields) == 0 || fields[0] == "#" {
-			continue
-		}
-		var v vector
-		if v.cid, err = hex.DecodeString(strings.Trim(fields[0], `"`)); err != nil {
-			tb.Fatalf("%s: %v", lines.Text(), err)
-		}
-		if fields[1] != "-" {
-			v.ok = true
-			if _, err := fmt.Sscan(strings.Join(fields[1:], " "), &v.id.ServerID, &v.id.Slot, &v.id.Worker); err != nil {
-				tb.Fatalf("%s: %v", lines.Text(), err)
-			}
-		}
-		all = append(all, v)
-	}
-	return all
-}
-
 func TestVectors(t *testing.T) {
-	for _, v := range vectors(t) {
+	for _, v := range readableVectors(t) {
 		id, ok := Decode(v.cid)
 		if id != v.id || ok != v.ok {
 			t.Errorf("Decode(%x) = %v, %t, want %v, %t", v.cid, id, ok, v.id, v.ok)
@@ -98,7 +60,7 @@ func TestNothingIsAllocated(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	for _, v := range vectors(f) {
+	for _, v := range readableVectors(f) {
 		f.Add(v.cid)
 	}
 	f.Fuzz(func(t *testing.T, cid []byte) {
