@@ -146,7 +146,11 @@ func generationMain(how string) {
 		os.Exit(5)
 	case "stop-when-ready":
 		notify("READY=1")
+		// The signal stops one thread after the other: one that is still awake
+		// must not serve.
 		syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		<-stop
+		return
 	case "never-accept":
 		// Answers what the probe sends and accepts nothing else.
 		notify("READY=1")
