@@ -132,7 +132,7 @@ func (s *Supervisor) steered(g *generation) bool {
 func (s *Supervisor) emptyQueues(g *generation, end <-chan time.Time) {
 	// After the fence no packet is on its way to it by the old shift, and every
 	// SYN that was has become a half-open connection that can be counted.
-	if err := s.steering.node.Fence(); err != nil {
+	if err := s.steering.fence(); err != nil {
 		s.log.Error("fence", "error", err)
 	}
 	if g.unfit.Load() {
@@ -143,7 +143,7 @@ func (s *Supervisor) emptyQueues(g *generation, end <-chan time.Time) {
 		return q.HalfOpen == 0 || time.Since(begin) > halfOpenWait
 	})
 	// A handshake that finishes leaves the one count before it enters the other.
-	if err := s.steering.node.Fence(); err != nil {
+	if err := s.steering.fence(); err != nil {
 		s.log.Error("fence", "error", err)
 	}
 	begin = time.Now()

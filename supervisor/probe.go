@@ -37,14 +37,15 @@ const (
 // steering program sends to the candidate alone, and believes the kernel's
 // counters, not the answer, on who was reached.
 func (s *Supervisor) probe(ctx context.Context, r *release) error {
-	if !s.steering.attach {
+	by, ok := s.steering.(*steering)
+	if !ok || !by.attach {
 		return nil // a probe could reach anybody
 	}
 	probes, probing := errgroup.WithContext(ctx) // ends when all are done
 	probes.SetLimit(probesAtOnce)
 	for _, conf := range r.recipe.config.Listeners {
 		probes.Go(func() error {
-			if err := s.probeListener(probing, r.candidate, conf); err != nil {
+			if err := s.probeListener(probing, by, r.candidate, conf); err != nil {
 				return fmt.Errorf("listener %s: %w", conf.Name, err)
 			}
 			return nil
@@ -60,15 +61,15 @@ func (s *Supervisor) probe(ctx context.Context, r *release) error {
 	return nil
 }
 
-func (s *Supervisor) probeListener(ctx context.Context, g *generation, l config.Listener) error {
-	group := s.steering.listener(l.Name).group
+func (s *Supervisor) probeListener(ctx context.Context, by *steering, g *generation, l config.Listener) error {
+	group := by.listener(l.Name).group
 	before, err := group.Counters(int(g.slot))
 	if err != nil {
 		return err
 	}
 	each, probing := errgroup.WithContext(ctx)
 	for range probesEach {
-		each.Go(func() error { return s.probeOnce(probing, g, l) })
+		each.Go(func() error { return s.probeOnce(probing, by, g, l) })
 	}
 	if err := each.Wait(); err != nil {
 		return err
@@ -104,7 +105,7 @@ func (s *Supervisor) accepted(ctx context.Context, g *generation) error {
 	}
 }
 
-func (s *Supervisor) probeOnce(ctx context.Context, g *generation, l config.Listener) (err error) {
+func (s *Supervisor) probeOnce(ctx context.Context, by *steering, g *generation, l config.Listener) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	ctx, span := s.tracer.Start(ctx, "probe connection")
@@ -116,7 +117,7 @@ func (s *Supervisor) probeOnce(ctx context.Context, g *generation, l config.List
 		}
 	}()
 
-	conn, err := s.dialCandidate(ctx, g, probeAddress(l))
+	conn, err := dialCandidate(ctx, by, g, probeAddress(l))
 	if l.Protocol == config.TCP && errors.Is(err, unix.ECONNRESET) {
 		return nil // accepted and ended at once: refused would be ECONNREFUSED
 	}
@@ -142,7 +143,7 @@ func (s *Supervisor) probeOnce(ctx context.Context, g *generation, l config.List
 
 // dialCandidate opens a connection whose source address is in the probe table
 // before its first packet leaves.
-func (s *Supervisor) dialCandidate(ctx context.Context, g *generation, to netip.AddrPort) (net.Conn, error) {
+func dialCandidate(ctx context.Context, by *steering, g *generation, to netip.AddrPort) (net.Conn, error) {
 	var from netip.AddrPort
 	d := net.Dialer{Control: func(network, _ string, c syscall.RawConn) error {
 		var inner error
@@ -150,13 +151,13 @@ func (s *Supervisor) dialCandidate(ctx context.Context, g *generation, to netip.
 		if err = errors.Join(err, inner); err != nil {
 			return err
 		}
-		return s.steering.node.Steer(from, g.slot)
+		return by.node.Steer(from, g.slot)
 	}}
 	d.SetMultipathTCP(false)
 	conn, err := d.DialContext(ctx, "tcp", to.String())
 	if from.IsValid() {
 		// Established or refused: no later packet of it asks the program again.
-		err = errors.Join(err, s.steering.node.Unsteer(from))
+		err = errors.Join(err, by.node.Unsteer(from))
 	}
 	if err != nil {
 		if conn != nil {

@@ -61,7 +61,7 @@ func (s *Supervisor) watch(g *generation) {
 
 	if !g.leftover() {
 		s.steering.empty(g.slot)
-		if err := s.steering.node.Fence(); err != nil {
+		if err := s.steering.fence(); err != nil {
 			s.log.Error("fence", "error", err)
 		}
 		if !held {

@@ -43,7 +43,7 @@ func (s *Supervisor) shiftOver(ctx context.Context, r *release) error {
 	// Those who came when nobody was there, and the last of them who are still
 	// on their way to the sink.
 	if r.previous == nil || !r.previous.fit() {
-		if err := s.steering.node.Fence(); err != nil {
+		if err := s.steering.fence(); err != nil {
 			return err
 		}
 	}

@@ -91,7 +91,7 @@ func (s *Supervisor) fork(what *recipe) (_ *generation, err error) {
 		ready: make(chan struct{}), extend: make(chan time.Duration, 1),
 		exited: make(chan struct{}), squeezed: make(chan struct{}),
 	}
-	if g.sockets, err = bindAll(what.config); err != nil {
+	if g.sockets, err = s.steering.bind(what.config); err != nil {
 		return nil, err
 	}
 	defer func() {

@@ -54,7 +54,7 @@ type Supervisor struct {
 	lock     *os.File
 	file     stateFile
 	notify   *notify.Socket
-	steering *steering
+	steering steerer
 	pins     string        // this instance's directory in the BPF file system; empty: none
 	keys     *keys.Page    // what generations share, so that one's TLS tickets are good for the next
 	certs    chan struct{} // one token: another configuration serves
@@ -153,9 +153,11 @@ func New(o Options) (_ *Supervisor, err error) {
 	if s.pins, err = pinDir(instance); err != nil {
 		s.log.Warn("nothing is pinned: the tables cannot be inspected from outside", "reason", err)
 	}
-	if s.steering, err = openSteering(s.config.Listeners, s.pins, !o.Unsteered); err != nil {
+	by, err := openSteering(s.config.Listeners, s.pins, !o.Unsteered)
+	if err != nil {
 		return nil, fmt.Errorf("steering: %w (`baton doctor` says what this machine lacks)", err)
 	}
+	s.steering = by // not a nil of its type
 	s.openGuard(s.pins)
 	return s, nil
 }
@@ -244,9 +246,7 @@ var (
 func (s *Supervisor) shutdown(timeout time.Duration, hurry <-chan struct{}) {
 	// The sinks first, so that a client that comes now is refused and does not
 	// wait for nobody.
-	for _, l := range s.steering.listeners {
-		l.closeSink()
-	}
+	s.steering.closeSinks()
 	s.mu.Lock()
 	s.stopping = true
 	live := append([]*generation(nil), s.generations...)
@@ -414,9 +414,7 @@ func (s *Supervisor) Status() Status {
 	if n := len(s.history); n > 0 {
 		st.Last = &s.history[n-1]
 	}
-	for _, l := range s.steering.listeners {
-		st.Listeners = append(st.Listeners, ListenerStatus{Name: l.name, Address: l.address, Protocol: string(l.protocol), Runs: l.runs(s.slotsUsed)})
-	}
+	s.steering.describe(&st, s.slotsUsed)
 	return st
 }
 

@@ -121,7 +121,7 @@ func (s *Supervisor) sameListeners(c *config.Config) error {
 		}
 	}
 	for _, want := range c.Listeners {
-		if s.steering.listener(want.Name) == nil {
+		if !s.steering.has(want.Name) {
 			problems = append(problems, fmt.Sprintf("listener %s would be added", want.Name))
 		}
 	}
