@@ -98,6 +98,7 @@ type Status struct {
 	Waiting     uint64             `json:"waiting,omitempty"` // the id of the one that waits
 	Last        *Result            `json:"last,omitempty"`
 	Listeners   []ListenerStatus   `json:"listeners"`
+	Slots       []SlotRuns         `json:"slots"`
 	Drained     Drained            `json:"drained"`
 	Guard       GuardStatus        `json:"guard"`
 }
@@ -157,12 +158,13 @@ type ListenerStatus struct {
 	Name     string `json:"name"`
 	Address  string `json:"address"`
 	Protocol string `json:"protocol"`
-	// Runs counts how often the steering program chose, by slot and reason. A
-	// flow can take more than one run.
-	Runs []SlotRuns `json:"runs"`
+	// Runs counts how often the steering program chose, by reason. A flow can
+	// take more than one run.
+	Runs map[string]uint64 `json:"runs"`
 }
 
-// SlotRuns are the runs that ended in one slot; slot -1 stands for none.
+// SlotRuns are the runs that ended in one slot, over all listeners; slot -1
+// stands for none.
 type SlotRuns struct {
 	Slot    int               `json:"slot"`
 	Reasons map[string]uint64 `json:"reasons"`

@@ -63,7 +63,7 @@ func (s *Supervisor) probe(ctx context.Context, r *release) error {
 
 func (s *Supervisor) probeListener(ctx context.Context, by *steering, g *generation, l config.Listener) error {
 	group := by.listener(l.Name).group
-	before, err := group.Counters(int(g.slot))
+	before, err := group.Counters()
 	if err != nil {
 		return err
 	}
@@ -74,7 +74,7 @@ func (s *Supervisor) probeListener(ctx context.Context, by *steering, g *generat
 	if err := each.Wait(); err != nil {
 		return err
 	}
-	after, err := group.Counters(int(g.slot))
+	after, err := group.Counters()
 	if err != nil {
 		return err
 	}

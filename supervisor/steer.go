@@ -21,6 +21,7 @@ type steering struct {
 	attach    bool // false: the programs are loaded and steer nothing
 	node      *reuseport.Node
 	listeners []*listener // in the order of the file
+	byName    map[string]*listener
 
 	queuesMu sync.Mutex
 	queues   *iter.Queues
@@ -57,7 +58,7 @@ func pinDir(instance string) (string, error) {
 }
 
 func openSteering(listeners []config.Listener, pins string, attach bool) (_ *steering, err error) {
-	s := &steering{attach: attach}
+	s := &steering{attach: attach, byName: map[string]*listener{}}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -70,12 +71,13 @@ func openSteering(listeners []config.Listener, pins string, attach bool) (_ *ste
 		return nil, err
 	}
 	for i, conf := range listeners {
-		group, err := s.node.Group(uint32(i + 1))
+		group, err := s.node.Group(uint32(i+1), reuseport.Address{AddrPort: conf.AddrPort(), DualStack: conf.DualStack})
 		if err != nil {
 			return nil, err
 		}
 		l := &listener{name: conf.Name, address: conf.Address, protocol: conf.Protocol, conf: conf, group: group, sink: socket{fd: -1}}
 		s.listeners = append(s.listeners, l)
+		s.byName[l.name] = l
 		if !attach {
 			continue // a sink without a program would take its share of flows
 		}
@@ -161,14 +163,7 @@ func (l *listener) closeSink() {
 	}
 }
 
-func (s *steering) listener(name string) *listener {
-	for _, l := range s.listeners {
-		if l.name == name {
-			return l
-		}
-	}
-	return nil
-}
+func (s *steering) listener(name string) *listener { return s.byName[name] }
 
 // fill arms a slot: after it a probe or a shift may name it.
 func (s *steering) fill(slot uint8, c *config.Config, sockets map[string][]socket) error {
@@ -188,12 +183,8 @@ func (s *steering) fill(slot uint8, c *config.Config, sockets map[string][]socke
 	return nil
 }
 
-// empty makes a slot give nothing any more.
-func (s *steering) empty(slot uint8) {
-	for _, l := range s.listeners {
-		l.group.Empty(slot)
-	}
-}
+// empty makes a slot give nothing any more. An error would be of its memory.
+func (s *steering) empty(slot uint8) { s.node.Empty(slot) }
 
 // shift is the store that moves new flows.
 func (s *steering) shift(to reuseport.Shift) { s.node.SetShift(reuseport.All, to) }
@@ -259,18 +250,44 @@ func (s *steering) emptySinks() error {
 	return errors.Join(errs...)
 }
 
-// counts sums one slot's counters over all listeners.
-func (s *steering) counts(slot int) (sum reuseport.Counts, err error) {
-	for _, l := range s.listeners {
-		c, err := l.group.Counters(slot)
-		if err != nil {
-			return sum, err
+// runs reads a listener's counters; those that are zero are left out.
+func (l *listener) runs() map[string]uint64 {
+	counts, err := l.group.Counters()
+	if err != nil {
+		return nil
+	}
+	return byReason(counts)
+}
+
+// runs reads the counters of the first slots, as many as have ever been used,
+// and of none; those that are zero are left out.
+func (s *steering) runs(slots int) []SlotRuns {
+	var all []SlotRuns
+	for slot := range reuseport.Slots + 1 {
+		if slot >= slots && slot != reuseport.NoSlot {
+			continue
 		}
-		for r := range c {
-			sum[r] += c[r]
+		counts, err := s.node.Counters(slot)
+		if err != nil || counts == (reuseport.Counts{}) {
+			continue
+		}
+		runs := SlotRuns{Slot: slot, Reasons: byReason(counts)}
+		if slot == reuseport.NoSlot {
+			runs.Slot = -1
+		}
+		all = append(all, runs)
+	}
+	return all
+}
+
+func byReason(counts reuseport.Counts) map[string]uint64 {
+	reasons := map[string]uint64{}
+	for r, n := range counts {
+		if n > 0 {
+			reasons[reuseport.Reason(r).String()] = n
 		}
 	}
-	return sum, nil
+	return reasons
 }
 
 // known reports whether a listening socket is one of our sinks.
@@ -287,7 +304,6 @@ func (s *steering) close() error {
 	var errs []error
 	for _, l := range s.listeners {
 		l.closeSink()
-		errs = append(errs, l.group.Close())
 	}
 	if s.queues != nil {
 		errs = append(errs, s.queues.Close())

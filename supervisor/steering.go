@@ -68,6 +68,8 @@ func (s *steering) bind(c *config.Config) (map[string][]socket, error) { return 
 
 func (s *steering) fence() error { return s.node.Fence() }
 
+func (s *steering) counts(slot int) (reuseport.Counts, error) { return s.node.Counters(slot) }
+
 func (s *steering) has(name string) bool { return s.listener(name) != nil }
 
 func (s *steering) closeSinks() {
@@ -78,6 +80,7 @@ func (s *steering) closeSinks() {
 
 func (s *steering) describe(st *Status, slots int) {
 	for _, l := range s.listeners {
-		st.Listeners = append(st.Listeners, ListenerStatus{Name: l.name, Address: l.address, Protocol: string(l.protocol), Runs: l.runs(slots)})
+		st.Listeners = append(st.Listeners, ListenerStatus{Name: l.name, Address: l.address, Protocol: string(l.protocol), Runs: l.runs()})
 	}
+	st.Slots = s.runs(slots)
 }

@@ -418,32 +418,6 @@ func (s *Supervisor) Status() Status {
 	return st
 }
 
-// runs reads a listener's counters of the first slots, as many as have ever
-// been used, and of none; those that are zero are left out.
-func (l *listener) runs(slots int) []SlotRuns {
-	var all []SlotRuns
-	for slot := range reuseport.Slots + 1 {
-		if slot >= slots && slot != reuseport.NoSlot {
-			continue
-		}
-		counts, err := l.group.Counters(slot)
-		if err != nil || counts == (reuseport.Counts{}) {
-			continue
-		}
-		runs := SlotRuns{Slot: slot, Reasons: map[string]uint64{}}
-		if slot == reuseport.NoSlot {
-			runs.Slot = -1
-		}
-		for r, n := range counts {
-			if n > 0 {
-				runs.Reasons[reuseport.Reason(r).String()] = n
-			}
-		}
-		all = append(all, runs)
-	}
-	return all
-}
-
 // Ready reports whether the balancer outside may send flows: a generation
 // serves, and the supervisor is not about to stop.
 func (s *Supervisor) Ready() bool {

@@ -369,7 +369,7 @@ func TestNothingIsLeftOfAGeneration(t *testing.T) {
 		t.Errorf("%d descriptors, %d before ten releases: %v", after, before, descriptors())
 	}
 	entries, err := os.ReadDir(pinsOf(n))
-	if err != nil || len(entries) != 3 { // shift, probes, listener-1
+	if err != nil || len(entries) != 9 { // eight maps and the program
 		t.Errorf("pins: %v, %v", entries, err)
 	}
 	n.stop()
@@ -379,7 +379,7 @@ func TestNothingIsLeftOfAGeneration(t *testing.T) {
 }
 
 func pinsOf(n *node) string {
-	return "/sys/fs/bpf/baton/" + instanceName(n.conf.RuntimeDir) + "/v1"
+	return "/sys/fs/bpf/baton/" + instanceName(n.conf.RuntimeDir) + "/v2"
 }
 
 // A second supervisor in the same directory, and one on the same address, are

@@ -3,22 +3,11 @@ package reuseport
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
+	"net/netip"
 	"strings"
-	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
-)
-
-// Choice says how a flow finds one of a slot's workers.
-type Choice uint8
-
-// The ways to choose a worker.
-const (
-	ByHash = Choice(steerChoiceCHOICE_HASH)
-	ByCPU  = Choice(steerChoiceCHOICE_CPU)
 )
 
 // Reason says how one run of the program ended.
@@ -43,74 +32,93 @@ func (r Reason) String() string {
 	return [...]string{"current", "ramped", "probe", "fallback", "sink", "migrated", "lost", "worker_missed"}[r]
 }
 
-// NoSlot is where [Group.Counters] keeps what went to no slot.
+// NoSlot is where [Node.Counters] keeps what went to no slot.
 const NoSlot = Slots
 
 // Counts are runs by reason.
 type Counts [Reasons]uint64
 
-// Group is one listener's reuseport group. Its methods may be called from any
-// goroutine, but one slot is filled and emptied by one at a time.
-type Group struct {
-	number   uint32
-	dir      string
-	prog     *ebpf.Program
-	socks    *ebpf.Map
-	slots    *ebpf.Map
-	counters *ebpf.Map
-	words    []uint64 // slots, mapped
+func (c *Counts) add(runs [Reasons]uint64) {
+	for r, n := range runs {
+		c[r] += n
+	}
 }
 
-// Group loads an instance of the program for the listener with this number,
-// 1 to [MaxListeners].
-func (n *Node) Group(number uint32) (_ *Group, err error) {
+// Address is what the kernel forms a group of listening sockets by, and what
+// the program knows a listener by.
+type Address struct {
+	netip.AddrPort
+	// UDP is false for TCP.
+	UDP bool
+	// DualStack is an IPv6 socket without IPV6_V6ONLY.
+	DualStack bool
+}
+
+func (a Address) key() steerAddress {
+	k := steerAddress{Addr: a.Addr().As16(), Port: a.Port(), Family: unix.AF_INET6, Protocol: unix.IPPROTO_TCP}
+	if a.Addr().Unmap().Is4() {
+		k.Family = unix.AF_INET
+	} else if a.DualStack {
+		k.Dual = 1
+	}
+	if a.UDP {
+		k.Protocol = unix.IPPROTO_UDP
+	}
+	return k
+}
+
+// Group is one listener's reuseport group. Its methods may be called from any
+// goroutine. There is nothing to close.
+type Group struct {
+	node    *Node
+	number  uint32
+	address steerAddress
+}
+
+// Group gives a listener its number, 1 to [MaxListeners]. One that has this
+// number already, in the maps that [Reopen] found, keeps its counters. No two
+// listeners have one number; that is the caller's to see to.
+func (n *Node) Group(number uint32, address Address) (*Group, error) {
 	if number == All || number > MaxListeners {
 		return nil, fmt.Errorf("listener number %d is not in 1 to %d", number, MaxListeners)
 	}
-	g := &Group{number: number}
-	defer func() {
-		if err != nil {
-			g.Close()
-		}
-	}()
-	if g.dir, err = n.groupDir(number); err != nil {
-		return nil, err
+	g := &Group{node: n, number: number, address: address.key()}
+	values := make([]steerListener, ebpf.MustPossibleCPU())
+	for i := range values {
+		values[i].Number = number
 	}
-	for name, m := range map[string]**ebpf.Map{steerMapSocks: &g.socks, steerMapSlots: &g.slots, steerMapCounters: &g.counters} {
-		if *m, err = n.makeMap(name, g.dir); err != nil {
-			return nil, err
+	err := n.listeners.Update(g.address, values, ebpf.UpdateNoExist)
+	if errors.Is(err, ebpf.ErrKeyExist) {
+		if err = n.listeners.Lookup(g.address, &values); err == nil && values[0].Number != number {
+			err = fmt.Errorf("listener %d has this address", values[0].Number)
 		}
 	}
-	if g.words, err = mapWords(g.slots); err != nil {
-		return nil, err
-	}
-
-	spec := n.spec.Copy()
-	if err := spec.Variables[steerVarLISTENER].Set(number); err != nil {
-		return nil, fmt.Errorf("set the listener's number: %w", err)
-	}
-	var objs steerPrograms
-	err = spec.LoadAndAssign(&objs, &ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
-		steerMapShift: n.shift, steerMapProbes: n.probes,
-		steerMapSocks: g.socks, steerMapSlots: g.slots, steerMapCounters: g.counters,
-	}})
 	if err != nil {
-		return nil, fmt.Errorf("load sk_reuseport: %w", err)
-	}
-	g.prog = objs.Steer
-	if g.dir != "" {
-		if err := g.prog.Pin(filepath.Join(g.dir, steerProgSteer)); err != nil {
-			return nil, fmt.Errorf("pin sk_reuseport: %w", err)
-		}
+		return nil, fmt.Errorf("number listener %d, %s: %w", number, address.AddrPort, err)
 	}
 	return g, nil
 }
+
+// Remove forgets the listener: its address, its own shift and its sink's place.
+// For when no socket of the group is left: a flow that comes to one gets a reset.
+func (g *Group) Remove() error {
+	g.node.ClearShift(g.number)
+	for m, key := range map[*ebpf.Map]any{g.node.listeners: g.address, g.node.sinks: g.number} {
+		if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("remove listener %d: %w", g.number, err)
+		}
+	}
+	return nil
+}
+
+// Number is the listener's number.
+func (g *Group) Number() uint32 { return g.number }
 
 // Attach puts the program on the group that this bound socket belongs to, in
 // place of any other. A socket must be bound before its first sibling listens,
 // or a connection could be hashed over members that are not ready.
 func (g *Group) Attach(fd int) error {
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_EBPF, g.prog.FD()); err != nil {
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_EBPF, g.node.prog.FD()); err != nil {
 		return fmt.Errorf("attach sk_reuseport: %w", err)
 	}
 	return nil
@@ -127,100 +135,33 @@ func (g *Group) Detach(fd int) error {
 
 // SetSink names the listening socket that gets a flow when no slot has one.
 func (g *Group) SetSink(fd int) error {
-	if err := g.socks.Put(uint32(sinkKey), uint64(fd)); err != nil {
+	if err := g.node.sinks.Put(g.number, uint64(fd)); err != nil {
 		return fmt.Errorf("set the sink of listener %d: %w", g.number, err)
 	}
 	return nil
 }
 
-// Fill puts a generation's listening sockets, one a worker, into a slot. The
-// slot gives its first flow to them when Fill has returned and a shift or a
-// probe names it. The map holds no reference: the caller keeps the sockets.
-func (g *Group) Fill(slot uint8, choice Choice, fds []int) error {
-	if len(fds) == 0 || len(fds) > Workers {
-		return fmt.Errorf("%d workers on listener %d: 1 to %d are possible", len(fds), g.number, Workers)
-	}
-	g.Empty(slot)
-	for w, fd := range fds {
-		if err := g.socks.Put(uint32(slot)*Workers+uint32(w), uint64(fd)); err != nil {
-			return fmt.Errorf("put worker %d of listener %d in slot %d: %w", w, g.number, slot, err)
-		}
-	}
-	// Last, and in one store: a slot that names workers has them all.
-	atomic.StoreUint64(&g.words[slot], uint64(len(fds))|uint64(choice)<<8)
-	return nil
-}
-
-// Empty makes a slot give nothing. Its sockets leave the map when they close.
-func (g *Group) Empty(slot uint8) { atomic.StoreUint64(&g.words[slot], 0) }
-
-// Cookies returns the cookies (SO_COOKIE) of the sockets in a slot, by worker;
-// 0 where a worker's socket has gone.
-func (g *Group) Cookies(slot uint8) ([]uint64, error) {
-	cookies := make([]uint64, atomic.LoadUint64(&g.words[slot])&0xff)
-	for w := range cookies {
-		err := g.socks.Lookup(uint32(slot)*Workers+uint32(w), &cookies[w])
-		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return nil, fmt.Errorf("read slot %d of listener %d: %w", slot, g.number, err)
-		}
-	}
-	return cookies, nil
-}
-
-// Counters reads one slot's counters, or those of [NoSlot], summed over CPUs.
-func (g *Group) Counters(slot int) (Counts, error) {
-	var perCPU []steerTally
-	if err := g.counters.Lookup(uint32(slot), &perCPU); err != nil {
-		return Counts{}, fmt.Errorf("read counters of listener %d: %w", g.number, err)
+// Counters reads the listener's counters, over all slots and CPUs.
+func (g *Group) Counters() (Counts, error) {
+	var perCPU []steerListener
+	if err := g.node.listeners.Lookup(g.address, &perCPU); err != nil {
+		return Counts{}, fmt.Errorf("read the counters of listener %d: %w", g.number, err)
 	}
 	var sum Counts
-	for _, t := range perCPU {
-		for r, n := range t.Runs {
-			sum[r] += n
-		}
+	for _, l := range perCPU {
+		sum.add(l.Runs)
 	}
 	return sum, nil
 }
 
-// Close gives back what this process holds and leaves the pins.
-func (g *Group) Close() error {
-	var errs []error
-	if g.words != nil {
-		errs = append(errs, unmapWords(g.words))
-		g.words = nil
-	}
-	if g.prog != nil {
-		errs = append(errs, g.prog.Close())
-	}
-	for _, m := range []*ebpf.Map{g.socks, g.slots, g.counters} {
-		if m != nil {
-			errs = append(errs, m.Close())
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// Unpin removes the group's pins.
-func (g *Group) Unpin() error {
-	if g.dir == "" {
-		return nil
-	}
-	return os.RemoveAll(g.dir)
-}
-
-// Supported loads and frees one instance of the program: nil where this kernel
-// and these privileges can steer.
+// Supported loads and frees the program: nil where this kernel and these
+// privileges can steer.
 func Supported() error {
 	n, err := Open("")
 	if err != nil {
 		return explain(err)
 	}
-	defer n.Close()
-	g, err := n.Group(1)
-	if err != nil {
-		return explain(err)
-	}
-	return g.Close()
+	return n.Close()
 }
 
 // explain cuts the verifier's log, which is for developers, from an error that

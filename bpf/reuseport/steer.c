@@ -5,8 +5,8 @@
  *
  * The kernel runs it when a segment finds no connection but a group of listening
  * sockets, and again, with migrating_sk set, when a listening socket closes and
- * what is queued on it needs another home. One instance serves one listener's
- * group; LISTENER is its number.
+ * what is queued on it needs another home. One instance serves every listener of
+ * the node; the address of the socket that the lookup found says which one it is.
  *
  * Every path ends in an explicit choice. A bare SK_PASS would let the kernel hash
  * over all members, draining ones too; SK_DROP would answer the client with a
@@ -18,20 +18,21 @@
 #include <stdbool.h>
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
+#include <linux/in.h>
 #include <linux/tcp.h>
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>
 
 #include "shift.h"
 
-/* The key of a socket is slot * WORKERS + worker; the stride never changes, so
- * that a pinned map outlives the supervisor that made it. */
 #define SLOTS 256
 #define WORKERS 64
-#define SINK (SLOTS * WORKERS)
-#define LISTENERS 4097 /* element 0 speaks for all */
+#define LISTENERS 16385 /* element 0 speaks for all */
+#define SOCKETS (1 << 18)
+#define PLACES (1 << 17)
 
-const volatile __u32 LISTENER = 0;
+#define AF_INET 2 /* include/linux/socket.h */
+#define AF_INET6 10
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -55,35 +56,6 @@ struct {
 	__type(value, __u32);
 } probes SEC(".maps");
 
-/* User space reads a socket's cookie where the value has eight bytes. */
-struct {
-	__uint(type, BPF_MAP_TYPE_REUSEPORT_SOCKARRAY);
-	__uint(max_entries, SINK + 1);
-	__type(key, __u32);
-	__type(value, __u64);
-} socks SEC(".maps");
-
-enum choice {
-	CHOICE_HASH,
-	CHOICE_CPU,
-};
-
-/* A slot of this listener. Written as one u64 (an array's elements are eight bytes
- * apart at least): no program sees half of it. */
-struct slot {
-	__u8 workers; /* 0: gives nothing, whatever sockets are still in it */
-	__u8 choice;
-	__u8 pad[6];
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, SLOTS);
-	__type(key, __u32);
-	__type(value, struct slot);
-} slots SEC(".maps");
-
 /* How a run ended; each run moves one of the first seven. */
 enum reason {
 	REASON_CURRENT,		/* to the current slot */
@@ -97,11 +69,88 @@ enum reason {
 	REASONS,
 };
 
+enum choice {
+	CHOICE_HASH,
+	CHOICE_CPU,
+};
+
 /* Keeps the enums in the BTF, where the Go side reads them. */
 const enum reason *export_reason __attribute__((unused));
 const enum choice *export_choice __attribute__((unused));
 
-/* By slot; what has no slot is counted in the extra one. */
+/* What the kernel forms a group by (inet_reuseport_add_sock, net/ipv4/
+ * inet_hashtables.c), as far as a node's groups differ in it. */
+struct address {
+	__u8 addr[16]; /* IPv4 as ::ffff:a.b.c.d */
+	__u16 port;    /* host order */
+	__u8 family;   /* of the socket, not of the packet */
+	__u8 protocol;
+	__u8 dual; /* IPv6 without IPV6_V6ONLY: a group of its own */
+	__u8 pad[3];
+};
+
+struct listener {
+	__u32 number;
+	__u32 pad;
+	__u64 runs[REASONS];
+};
+
+/* One look-up gives the listener's number and this CPU's counters of it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, LISTENERS - 1);
+	__type(key, struct address);
+	__type(value, struct listener);
+} listeners SEC(".maps");
+
+/* By listener. User space reads a socket's cookie where the value has eight bytes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_REUSEPORT_SOCKARRAY);
+	__uint(max_entries, LISTENERS);
+	__type(key, __u32);
+	__type(value, __u64);
+} sinks SEC(".maps");
+
+/* By slot: 0 gives nothing, whatever sockets are still in it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, SLOTS);
+	__type(key, __u32);
+	__type(value, __u64);
+} armed SEC(".maps");
+
+/* The sockets of all generations. Those of one on one listener are side by side. */
+struct {
+	__uint(type, BPF_MAP_TYPE_REUSEPORT_SOCKARRAY);
+	__uint(max_entries, SOCKETS);
+	__type(key, __u32);
+	__type(value, __u64);
+} sockets SEC(".maps");
+
+struct place_key {
+	__u32 slot;
+	__u32 listener;
+};
+
+/* Where among the sockets are those that a slot has on a listener. */
+struct place {
+	__u32 first;
+	__u8 workers;
+	__u8 choice;
+	__u16 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, PLACES);
+	__type(key, struct place_key);
+	__type(value, struct place);
+} places SEC(".maps");
+
+/* The runs of all listeners by slot; what has no slot is counted in the extra one. */
 struct tally {
 	__u64 runs[REASONS];
 };
@@ -111,42 +160,61 @@ struct {
 	__uint(max_entries, SLOTS + 1);
 	__type(key, __u32);
 	__type(value, struct tally);
-} counters SEC(".maps");
+} tallies SEC(".maps");
 
-static __always_inline void count(__u32 slot, enum reason reason)
+static __always_inline void count(struct listener *l, __u32 slot, enum reason reason)
 {
-	struct tally *c = bpf_map_lookup_elem(&counters, &slot);
+	struct tally *t = bpf_map_lookup_elem(&tallies, &slot);
 
-	if (c)
-		c->runs[reason]++;
+	if (l)
+		l->runs[reason]++;
+	if (t)
+		t->runs[reason]++;
 }
 
-/* Gives the flow to a worker of the slot; 0 when it has none. A global function:
- * the verifier walks its loop once, and not at each place that calls it. */
-__noinline int give(struct sk_reuseport_md *ctx, __u32 slot, __u32 draw)
+/* What give answers. */
+#define NOBODY 0
+#define DRAWN 1
+#define NEIGHBOUR 2
+
+/* Gives the flow to a worker of the slot. A global function: the verifier walks
+ * its loop once, and not at each place that calls it. */
+__noinline int give(struct sk_reuseport_md *ctx, __u32 slot, __u32 number, __u32 draw)
 {
-	struct slot *s = bpf_map_lookup_elem(&slots, &slot);
+	struct place_key key = {slot, number};
+	__u64 *is_armed = bpf_map_lookup_elem(&armed, &slot);
+	struct place *p = bpf_map_lookup_elem(&places, &key);
 	__u32 workers, first;
 
-	if (!s)
-		return 0;
-	workers = s->workers;
+	if (!is_armed || !*(volatile __u64 *)is_armed || !p)
+		return NOBODY;
+	workers = p->workers;
 	if (!workers || workers > WORKERS)
-		return 0;
+		return NOBODY;
 	/* The low half of the draw: the high half has decided the slot. */
-	first = s->choice == CHOICE_CPU ? bpf_get_smp_processor_id() : draw & 0xffff;
+	first = p->choice == CHOICE_CPU ? bpf_get_smp_processor_id() : draw & 0xffff;
 
 	/* The first to try is the drawn one; its neighbours stand in for it. */
 	for (int i = 0; i < WORKERS && i < workers; i++) {
-		__u32 key = slot * WORKERS + (first + i) % workers;
+		__u32 index = p->first + (first + i) % workers;
 
-		if (!bpf_sk_select_reuseport(ctx, &socks, &key, 0)) {
-			if (i)
-				count(slot, REASON_WORKER_MISSED);
-			return 1;
-		}
+		if (!bpf_sk_select_reuseport(ctx, &sockets, &index, 0))
+			return i ? NEIGHBOUR : DRAWN;
 	}
-	return 0;
+	return NOBODY;
+}
+
+/* Gives the flow to a worker of the slot, and counts it. */
+static __always_inline bool give_counted(struct sk_reuseport_md *ctx, struct listener *l, __u32 slot, __u32 draw, enum reason reason)
+{
+	int got = give(ctx, slot, l->number, draw);
+
+	if (got == NOBODY)
+		return false;
+	if (got == NEIGHBOUR)
+		count(l, slot, REASON_WORKER_MISSED);
+	count(l, slot, reason);
+	return true;
 }
 
 static __always_inline bool read_source(struct sk_reuseport_md *ctx, struct source *from)
@@ -164,9 +232,32 @@ static __always_inline bool read_source(struct sk_reuseport_md *ctx, struct sour
 	return !bpf_skb_load_bytes_relative(ctx, 8, from->addr, 16, BPF_HDR_START_NET);
 }
 
-static __always_inline __u64 shift_in_force(void)
+static __always_inline void read_address(struct sk_reuseport_md *ctx, struct address *at)
 {
-	__u32 own = LISTENER, all = 0;
+	struct bpf_sock *sk = ctx->sk, *moving = ctx->migrating_sk;
+
+	at->family = sk->family;
+	at->protocol = sk->protocol;
+	/* A socket that has closed keeps its address and forgets its port
+	 * (inet_put_port); what it accepted has it still. */
+	at->port = sk->src_port;
+	if (moving) /* the verifier wants a load for each kind of pointer */
+		at->port = ((volatile struct bpf_sock *)moving)->src_port;
+	if (at->family == AF_INET) {
+		__u32 v4 = sk->src_ip4;
+
+		at->addr[10] = at->addr[11] = 0xff;
+		__builtin_memcpy(at->addr + 12, &v4, 4);
+	} else {
+		__u32 v6[4] = {sk->src_ip6[0], sk->src_ip6[1], sk->src_ip6[2], sk->src_ip6[3]};
+
+		__builtin_memcpy(at->addr, v6, 16);
+	}
+}
+
+static __always_inline __u64 shift_in_force(__u32 own)
+{
+	__u32 all = 0;
 	__u64 *word = bpf_map_lookup_elem(&shift, &own);
 
 	if (!word || !*word)
@@ -174,56 +265,63 @@ static __always_inline __u64 shift_in_force(void)
 	return word ? *(volatile __u64 *)word : 0;
 }
 
-SEC("sk_reuseport/migrate")
-int steer(struct sk_reuseport_md *ctx)
+/* Steers by the tables of one listener; false when they have nobody to take the
+ * flow. A global function would lose what the verifier knows of l. */
+static __noinline bool steer_listener(struct sk_reuseport_md *ctx, struct listener *l)
 {
-	__u64 word = shift_in_force();
+	__u32 number = l->number;
+	__u64 word = shift_in_force(number);
 	__u32 current = shift_current(word), other = shift_other(word);
 	__u32 draw = shift_draw(ctx->hash, shift_salt(word));
-	__u32 sink = SINK;
 
 	/* The packet of a migration is an empty dummy: there is nothing to read in it. */
-	if (ctx->migrating_sk) {
-		if (give(ctx, current, draw)) {
-			count(current, REASON_MIGRATED);
-			return SK_PASS;
-		}
-		if (give(ctx, other, draw)) {
-			count(other, REASON_MIGRATED);
-			return SK_PASS;
-		}
-		count(SLOTS, REASON_LOST);
-		return SK_DROP;
-	}
+	if (ctx->migrating_sk)
+		return give_counted(ctx, l, current, draw, REASON_MIGRATED) ||
+		       give_counted(ctx, l, other, draw, REASON_MIGRATED);
 
 	struct source from = {};
 
 	if (read_source(ctx, &from)) {
 		__u32 *candidate = bpf_map_lookup_elem(&probes, &from);
 
-		if (candidate && give(ctx, *candidate, draw)) {
-			count(*candidate, REASON_PROBE);
-			return SK_PASS;
-		}
+		if (candidate && give_counted(ctx, l, *candidate, draw, REASON_PROBE))
+			return true;
 	}
 
 	bool ramped = draw >> 16 < shift_weight(word);
 	__u32 drawn = ramped ? other : current, spare = ramped ? current : other;
 
-	if (give(ctx, drawn, draw)) {
-		count(drawn, ramped ? REASON_RAMPED : REASON_CURRENT);
+	if (give_counted(ctx, l, drawn, draw, ramped ? REASON_RAMPED : REASON_CURRENT) ||
+	    give_counted(ctx, l, spare, draw, REASON_FALLBACK))
+		return true;
+	if (bpf_sk_select_reuseport(ctx, &sinks, &number, 0))
+		return false;
+	count(l, SLOTS, REASON_SINK);
+	return true;
+}
+
+SEC("sk_reuseport/migrate")
+int steer(struct sk_reuseport_md *ctx)
+{
+	struct address at = {};
+	struct listener *l, *dual = NULL;
+
+	read_address(ctx, &at);
+	l = bpf_map_lookup_elem(&listeners, &at);
+	if (l && steer_listener(ctx, l))
 		return SK_PASS;
+	/* Nothing that a program sees of a socket tells an IPv6 group with IPv4 in it
+	 * from one without. Both can exist on one address, while a release puts one in
+	 * the other's place; the kernel refuses a socket that is not of this group. */
+	if (at.family == AF_INET6) {
+		at.dual = 1;
+		dual = bpf_map_lookup_elem(&listeners, &at);
+		if (dual && steer_listener(ctx, dual))
+			return SK_PASS;
 	}
-	if (give(ctx, spare, draw)) {
-		count(spare, REASON_FALLBACK);
-		return SK_PASS;
-	}
-	if (!bpf_sk_select_reuseport(ctx, &socks, &sink, 0)) {
-		count(SLOTS, REASON_SINK);
-		return SK_PASS;
-	}
-	/* Only before the sink is in place, or when somebody took it out. */
-	count(SLOTS, REASON_LOST);
+	/* A migration that nobody could take; else only before the sink is in place,
+	 * or when somebody took it out. */
+	count(l ?: dual, SLOTS, REASON_LOST);
 	return SK_DROP;
 }
 

@@ -1,190 +1,169 @@
 // Package reuseport steers new flows to a generation's sockets.
 //
-// A [Node] holds what all listeners share: the shift in force and the sources
-// of probes. A [Group] is one listener: the program on its reuseport group and
-// the sockets by slot. What always holds:
+// A [Node] is the one program of a node and its maps: the shift in force, the
+// sources of probes, and in each slot the sockets of a generation. A [Group] is
+// one listener: the address by which the program knows it, and its sink. What
+// always holds:
 //
 //   - A shift is one atomic store; [Node.Fence] returns when no packet is still
 //     being steered by what was there before.
 //   - A socket is in at most one slot, and a slot gives nothing before
-//     [Group.Fill] and after [Group.Empty].
+//     [Group.Fill] and after [Node.Empty].
 //   - Neither closing a Node nor the death of its process changes the way of a
-//     packet: the program and its maps live as long as a member of the group.
+//     packet: the program and its maps live as long as a member of a group.
 package reuseport
 
-//go:generate go tool bpf2go -target bpfel -type tally -type source -type reason -type choice steer steer.c -- -I../include -O2 -g -Wall -Werror -idirafter /usr/include/x86_64-linux-gnu
+//go:generate go tool bpf2go -target bpfel -type address -type listener -type place_key -type place -type tally -type source -type reason -type choice steer steer.c -- -I../include -O2 -g -Wall -Werror -idirafter /usr/include/x86_64-linux-gnu
 
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"strconv"
-	"sync/atomic"
-	"unsafe"
+	"sync"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 )
 
 // The fixed shape of the maps.
 const (
-	Slots        = 256  // a generation's place in the tables is 0 to 255
-	Workers      = 64   // sockets of one slot on one listener
-	MaxListeners = 4096 // numbered from 1
-
-	sinkKey = Slots * Workers
+	Slots        = 256     // a generation's place in the tables is 0 to 255
+	Workers      = 64      // sockets of one slot on one listener
+	MaxListeners = 16384   // numbered from 1
+	MaxSockets   = 1 << 18 // of all generations
 
 	// layout names the pinned maps' version. A change of a map's shape is a new
 	// version in a directory of its own; an old directory is never reinterpreted.
-	layout = "v1"
+	layout = "v2"
 )
 
-// All is the number that stands for every listener without a shift of its own.
-const All = 0
-
-// Shift says where new flows go. Its layout is drawn in bpf/include/shift.h.
-type Shift struct {
-	Current, Other uint8
-	// Weight is the share of new flows that Other gets, in 1/65536.
-	Weight uint16
-	// Salt makes the draw of one release independent of the draw of another.
-	// Never 0; constant over the steps of a ramp.
-	Salt uint32
-}
-
-func (s Shift) word() uint64 {
-	return uint64(s.Current) | uint64(s.Other)<<8 | uint64(s.Weight)<<16 | uint64(s.Salt)<<32
-}
-
-func shiftOf(word uint64) Shift {
-	return Shift{uint8(word), uint8(word >> 8), uint16(word >> 16), uint32(word >> 32)}
-}
-
-// Node holds the maps that all listeners share. Its methods may be called from
-// any goroutine.
+// Node holds the steering program and its maps. Its methods may be called from
+// any goroutine, but one slot is filled and cleared by one at a time.
 type Node struct {
-	dir    string // where things are pinned; empty: nowhere
-	spec   *ebpf.CollectionSpec
-	shift  *ebpf.Map
-	probes *ebpf.Map
-	words  []uint64 // shift, mapped
+	dir       string // where things are pinned; empty: nowhere
+	prog      *ebpf.Program
+	shift     *ebpf.Map
+	probes    *ebpf.Map
+	listeners *ebpf.Map
+	sinks     *ebpf.Map
+	armed     *ebpf.Map
+	sockets   *ebpf.Map
+	placeOf   *ebpf.Map
+	tallies   *ebpf.Map
+	words     []uint64 // shift, mapped
+	arms      []uint64 // armed, mapped
+
+	mu     sync.Mutex
+	places [Slots]map[uint32]steerPlace // by slot and listener, as in placeOf
+	ranges ranges                       // of sockets that have a place
 }
 
-// Open loads the shared maps. When dir is not empty it is a directory of a BPF
-// file system, which Open makes, and everything is pinned below dir/v1, fresh:
-// what an earlier process has pinned there is unpinned, and lives on as long
-// as sockets use it.
-func Open(dir string) (_ *Node, err error) {
+// maps are the maps that live as long as the node, by name.
+func (n *Node) maps() map[string]**ebpf.Map {
+	return map[string]**ebpf.Map{
+		steerMapShift: &n.shift, steerMapProbes: &n.probes, steerMapListeners: &n.listeners, steerMapSinks: &n.sinks,
+		steerMapArmed: &n.armed, steerMapSockets: &n.sockets, steerMapPlaces: &n.placeOf, steerMapTallies: &n.tallies,
+	}
+}
+
+// Open loads the program with maps of its own. When dir is not empty it is a
+// directory of a BPF file system, which Open makes, and everything is pinned
+// below dir/v2, fresh: what an earlier process has pinned there is unpinned,
+// and lives on as long as sockets use it.
+func Open(dir string) (*Node, error) {
+	if dir != "" {
+		old, err := filepath.Glob(filepath.Join(dir, "v[0-9]*"))
+		for _, d := range old {
+			err = errors.Join(err, os.RemoveAll(d))
+		}
+		if err != nil {
+			return nil, fmt.Errorf("unpin what was left: %w", err)
+		}
+		dir = filepath.Join(dir, layout)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("make the pin directory: %w", err)
+		}
+	}
+	n, err := load(dir, func(n *Node, spec *ebpf.MapSpec, name string) (*ebpf.Map, error) {
+		m, err := ebpf.NewMap(spec)
+		if err != nil {
+			return nil, fmt.Errorf("make map %s: %w", name, err)
+		}
+		return m, n.pin(name, m)
+	})
+	if err != nil && dir != "" {
+		os.RemoveAll(dir)
+	}
+	return n, err
+}
+
+// Reopen loads the program with the maps that an earlier process pinned below
+// dir: the shift, the listeners' numbers, the slots and their sockets, and the
+// counters are what they were. The groups keep the earlier program, on the same
+// maps, until [Group.Attach]. The error is [os.ErrNotExist] where nothing of
+// this layout is pinned.
+func Reopen(dir string) (*Node, error) {
+	return load(filepath.Join(dir, layout), func(n *Node, spec *ebpf.MapSpec, name string) (*ebpf.Map, error) {
+		m, err := ebpf.LoadPinnedMap(n.path(name), nil)
+		if err != nil {
+			return nil, fmt.Errorf("open the pinned map %s: %w", name, err)
+		}
+		if err := spec.Compatible(m); err != nil {
+			m.Close()
+			return nil, fmt.Errorf("the pinned map %s: %w", name, err)
+		}
+		return m, nil
+	})
+}
+
+func load(dir string, provide func(*Node, *ebpf.MapSpec, string) (*ebpf.Map, error)) (_ *Node, err error) {
 	spec, err := loadSteer()
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{spec: spec}
+	n := &Node{dir: dir}
 	defer func() {
 		if err != nil {
-			n.Unpin()
 			n.Close()
 		}
 	}()
-	if dir != "" {
-		n.dir = filepath.Join(dir, layout)
-		if err := os.RemoveAll(n.dir); err != nil {
-			return nil, fmt.Errorf("unpin what was left: %w", err)
+	replacements := map[string]*ebpf.Map{}
+	for name, m := range n.maps() {
+		if *m, err = provide(n, spec.Maps[name], name); err != nil {
+			return nil, err
 		}
-		if err := os.MkdirAll(n.dir, 0o700); err != nil {
-			return nil, fmt.Errorf("make the pin directory: %w", err)
-		}
-	}
-	if n.shift, err = n.makeMap(steerMapShift, n.dir); err != nil {
-		return nil, err
-	}
-	if n.probes, err = n.makeMap(steerMapProbes, n.dir); err != nil {
-		return nil, err
+		replacements[name] = *m
 	}
 	if n.words, err = mapWords(n.shift); err != nil {
 		return nil, err
 	}
-	return n, nil
+	if n.arms, err = mapWords(n.armed); err != nil {
+		return nil, err
+	}
+	var objs steerPrograms
+	if err := spec.LoadAndAssign(&objs, &ebpf.CollectionOptions{MapReplacements: replacements}); err != nil {
+		return nil, fmt.Errorf("load sk_reuseport: %w", err)
+	}
+	n.prog = objs.Steer
+	if err := n.readPlaces(); err != nil {
+		return nil, err
+	}
+	return n, n.pin(steerProgSteer, n.prog)
 }
 
-func (n *Node) makeMap(name, dir string) (*ebpf.Map, error) {
-	m, err := ebpf.NewMap(n.spec.Maps[name])
-	if err != nil {
-		return nil, fmt.Errorf("make map %s: %w", name, err)
-	}
-	if dir != "" {
-		if err := m.Pin(filepath.Join(dir, name)); err != nil {
-			m.Close()
-			return nil, fmt.Errorf("pin map %s: %w", name, err)
-		}
-	}
-	return m, nil
-}
+func (n *Node) path(name string) string { return filepath.Join(n.dir, name) }
 
-// SetShift makes s the shift of a listener, or of [All]. One store; the next
-// packet is steered by it.
-func (n *Node) SetShift(listener uint32, s Shift) {
-	if s.Salt == 0 {
-		panic("reuseport: a shift without salt reads as not set")
-	}
-	atomic.StoreUint64(&n.words[listener], s.word())
-}
-
-// ClearShift puts a listener back under the shift of [All].
-func (n *Node) ClearShift(listener uint32) { atomic.StoreUint64(&n.words[listener], 0) }
-
-// Shift reads the shift of a listener, or of [All]; the zero Shift is none.
-func (n *Node) Shift(listener uint32) Shift { return shiftOf(atomic.LoadUint64(&n.words[listener])) }
-
-// membarrierGlobal is MEMBARRIER_CMD_GLOBAL (include/uapi/linux/membarrier.h).
-const membarrierGlobal = 1
-
-// Fence returns when every packet that was being steered at the call has its
-// socket. It takes about 10 ms: the program runs inside an RCU read section,
-// and membarrier(2) waits for all of them (kernel/sched/membarrier.c).
-func (n *Node) Fence() error {
-	_, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0)
-	if errno == 0 {
+// pin puts an object under its name in the place of what may have it.
+func (n *Node) pin(name string, object interface{ Pin(string) error }) error {
+	if n.dir == "" {
 		return nil
 	}
-	// A kernel with nohz_full CPUs refuses. Updating a map of maps waits for
-	// the same grace period (maybe_wait_bpf_programs in kernel/bpf/syscall.c).
-	inner := &ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1}
-	in, err := ebpf.NewMap(inner)
+	err := os.Remove(n.path(name))
+	if err == nil || errors.Is(err, os.ErrNotExist) {
+		err = object.Pin(n.path(name))
+	}
 	if err != nil {
-		return fmt.Errorf("fence: membarrier: %v; inner map: %w", errno, err)
-	}
-	defer in.Close()
-	outer, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.ArrayOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: 1, InnerMap: inner})
-	if err != nil {
-		return fmt.Errorf("fence: membarrier: %v; outer map: %w", errno, err)
-	}
-	defer outer.Close()
-	if err := outer.Put(uint32(0), in); err != nil {
-		return fmt.Errorf("fence: %w", err)
-	}
-	return nil
-}
-
-func source(from netip.AddrPort) steerSource {
-	return steerSource{Addr: from.Addr().As16(), Port: from.Port()<<8 | from.Port()>>8}
-}
-
-// Steer sends connections from this source address to the slot alone, whatever
-// the shift says, until Unsteer.
-func (n *Node) Steer(from netip.AddrPort, slot uint8) error {
-	if err := n.probes.Put(source(from), uint32(slot)); err != nil {
-		return fmt.Errorf("steer probe from %s: %w", from, err)
-	}
-	return nil
-}
-
-// Unsteer forgets a source address.
-func (n *Node) Unsteer(from netip.AddrPort) error {
-	if err := n.probes.Delete(source(from)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return fmt.Errorf("unsteer probe from %s: %w", from, err)
+		return fmt.Errorf("pin %s: %w", name, err)
 	}
 	return nil
 }
@@ -192,19 +171,24 @@ func (n *Node) Unsteer(from netip.AddrPort) error {
 // Close gives back what this process holds and leaves the pins. Steering goes on.
 func (n *Node) Close() error {
 	var errs []error
-	if n.words != nil {
-		errs = append(errs, unmapWords(n.words))
-		n.words = nil
-	}
-	for _, m := range []*ebpf.Map{n.shift, n.probes} {
-		if m != nil {
-			errs = append(errs, m.Close())
+	for _, words := range []*[]uint64{&n.words, &n.arms} {
+		if *words != nil {
+			errs = append(errs, unmapWords(*words))
+			*words = nil
 		}
+	}
+	for _, m := range n.maps() {
+		if *m != nil {
+			errs = append(errs, (*m).Close())
+		}
+	}
+	if n.prog != nil {
+		errs = append(errs, n.prog.Close())
 	}
 	return errors.Join(errs...)
 }
 
-// Unpin removes the pins of the node and of all its groups.
+// Unpin removes the node's pins.
 func (n *Node) Unpin() error {
 	if n.dir == "" {
 		return nil
@@ -212,28 +196,16 @@ func (n *Node) Unpin() error {
 	return os.RemoveAll(n.dir)
 }
 
-func (n *Node) groupDir(number uint32) (string, error) {
-	if n.dir == "" {
-		return "", nil
+// Counters reads one slot's counters, or those of [NoSlot], over all listeners
+// and CPUs.
+func (n *Node) Counters(slot int) (Counts, error) {
+	var perCPU []steerTally
+	if err := n.tallies.Lookup(uint32(slot), &perCPU); err != nil {
+		return Counts{}, fmt.Errorf("read the counters of slot %d: %w", slot, err)
 	}
-	dir := filepath.Join(n.dir, "listener-"+strconv.FormatUint(uint64(number), 10))
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", fmt.Errorf("make the pin directory: %w", err)
+	var sum Counts
+	for _, t := range perCPU {
+		sum.add(t.Runs)
 	}
-	return dir, nil
-}
-
-// mapWords maps a BPF_F_MMAPABLE array of eight-byte values.
-func mapWords(m *ebpf.Map) ([]uint64, error) {
-	page := os.Getpagesize()
-	size := (int(m.MaxEntries())*8 + page - 1) / page * page
-	mem, err := unix.Mmap(m.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		return nil, fmt.Errorf("map %s into memory: %w", m, err)
-	}
-	return unsafe.Slice((*uint64)(unsafe.Pointer(&mem[0])), size/8), nil
-}
-
-func unmapWords(words []uint64) error {
-	return unix.Munmap(unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), len(words)*8))
+	return sum, nil
 }

@@ -13,12 +13,43 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type steerAddress struct {
+	_        structs.HostLayout
+	Addr     [16]uint8
+	Port     uint16
+	Family   uint8
+	Protocol uint8
+	Dual     uint8
+	Pad      [3]uint8
+}
+
 type steerChoice uint32
 
 const (
 	steerChoiceCHOICE_HASH steerChoice = 0
 	steerChoiceCHOICE_CPU  steerChoice = 1
 )
+
+type steerListener struct {
+	_      structs.HostLayout
+	Number uint32
+	Pad    uint32
+	Runs   [8]uint64
+}
+
+type steerPlace struct {
+	_       structs.HostLayout
+	First   uint32
+	Workers uint8
+	Choice  uint8
+	Pad     uint16
+}
+
+type steerPlaceKey struct {
+	_        structs.HostLayout
+	Slot     uint32
+	Listener uint32
+}
 
 type steerReason uint32
 
@@ -33,13 +64,6 @@ const (
 	steerReasonREASON_WORKER_MISSED steerReason = 7
 	steerReasonREASONS              steerReason = 8
 )
-
-type steerSlot struct {
-	_       structs.HostLayout
-	Workers uint8
-	Choice  uint8
-	Pad     [6]uint8
-}
 
 type steerSource struct {
 	_    structs.HostLayout
@@ -57,13 +81,15 @@ type steerTally struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	steerMapCounters     = "counters"
+	steerMapArmed        = "armed"
+	steerMapListeners    = "listeners"
+	steerMapPlaces       = "places"
 	steerMapProbes       = "probes"
 	steerMapShift        = "shift"
-	steerMapSlots        = "slots"
-	steerMapSocks        = "socks"
+	steerMapSinks        = "sinks"
+	steerMapSockets      = "sockets"
+	steerMapTallies      = "tallies"
 	steerProgSteer       = "steer"
-	steerVarLISTENER     = "LISTENER"
 	steerVarExportChoice = "export_choice"
 	steerVarExportReason = "export_reason"
 )
@@ -117,18 +143,20 @@ type steerProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type steerMapSpecs struct {
-	Counters *ebpf.MapSpec `ebpf:"counters"`
-	Probes   *ebpf.MapSpec `ebpf:"probes"`
-	Shift    *ebpf.MapSpec `ebpf:"shift"`
-	Slots    *ebpf.MapSpec `ebpf:"slots"`
-	Socks    *ebpf.MapSpec `ebpf:"socks"`
+	Armed     *ebpf.MapSpec `ebpf:"armed"`
+	Listeners *ebpf.MapSpec `ebpf:"listeners"`
+	Places    *ebpf.MapSpec `ebpf:"places"`
+	Probes    *ebpf.MapSpec `ebpf:"probes"`
+	Shift     *ebpf.MapSpec `ebpf:"shift"`
+	Sinks     *ebpf.MapSpec `ebpf:"sinks"`
+	Sockets   *ebpf.MapSpec `ebpf:"sockets"`
+	Tallies   *ebpf.MapSpec `ebpf:"tallies"`
 }
 
 // steerVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type steerVariableSpecs struct {
-	LISTENER     *ebpf.VariableSpec `ebpf:"LISTENER"`
 	ExportChoice *ebpf.VariableSpec `ebpf:"export_choice"`
 	ExportReason *ebpf.VariableSpec `ebpf:"export_reason"`
 }
@@ -153,20 +181,26 @@ func (o *steerObjects) Close() error {
 //
 // It can be passed to loadSteerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type steerMaps struct {
-	Counters *ebpf.Map `ebpf:"counters"`
-	Probes   *ebpf.Map `ebpf:"probes"`
-	Shift    *ebpf.Map `ebpf:"shift"`
-	Slots    *ebpf.Map `ebpf:"slots"`
-	Socks    *ebpf.Map `ebpf:"socks"`
+	Armed     *ebpf.Map `ebpf:"armed"`
+	Listeners *ebpf.Map `ebpf:"listeners"`
+	Places    *ebpf.Map `ebpf:"places"`
+	Probes    *ebpf.Map `ebpf:"probes"`
+	Shift     *ebpf.Map `ebpf:"shift"`
+	Sinks     *ebpf.Map `ebpf:"sinks"`
+	Sockets   *ebpf.Map `ebpf:"sockets"`
+	Tallies   *ebpf.Map `ebpf:"tallies"`
 }
 
 func (m *steerMaps) Close() error {
 	return _SteerClose(
-		m.Counters,
+		m.Armed,
+		m.Listeners,
+		m.Places,
 		m.Probes,
 		m.Shift,
-		m.Slots,
-		m.Socks,
+		m.Sinks,
+		m.Sockets,
+		m.Tallies,
 	)
 }
 
@@ -174,7 +208,6 @@ func (m *steerMaps) Close() error {
 //
 // It can be passed to loadSteerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type steerVariables struct {
-	LISTENER     *ebpf.Variable `ebpf:"LISTENER"`
 	ExportChoice *ebpf.Variable `ebpf:"export_choice"`
 	ExportReason *ebpf.Variable `ebpf:"export_reason"`
 }

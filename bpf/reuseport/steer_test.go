@@ -98,13 +98,13 @@ func newLab(t *testing.T, slots ...uint8) *lab {
 
 func labOn(t *testing.T, node *Node, number uint32, slots ...uint8) *lab {
 	t.Helper()
-	group, err := node.Group(number)
+	l := &lab{node: node, slots: map[uint8]listener{}}
+	l.sink = bind(t, loopback)
+	group, err := node.Group(number, Address{AddrPort: l.sink.addr})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { group.Close() })
-	l := &lab{node: node, group: group, slots: map[uint8]listener{}}
-	l.sink = bind(t, loopback)
+	l.group = group
 	if err := group.Attach(l.sink.fd); err != nil {
 		t.Fatal(err)
 	}
@@ -154,17 +154,22 @@ func (l *lab) expect(t *testing.T, want map[int]int) {
 	}
 }
 
-// counted compares every counter of the group, named or not.
+// counted compares every counter of a node with one group, named or not.
 func (l *lab) counted(t *testing.T, want map[int]Counts) {
 	t.Helper()
+	var all Counts
 	for slot := range Slots + 1 {
-		got, err := l.group.Counters(slot)
+		got, err := l.node.Counters(slot)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if got != want[slot] {
 			t.Errorf("counters of slot %d: %v, want %v", slot, got, want[slot])
 		}
+		all.add(want[slot])
+	}
+	if got, err := l.group.Counters(); err != nil || got != all {
+		t.Errorf("counters of the listener: %v, %v; want %v", got, err, all)
 	}
 }
 
@@ -189,10 +194,10 @@ func TestNoShiftWaitsInTheSink(t *testing.T) {
 func TestEmptySlotFallsToTheOtherThenToTheSink(t *testing.T) {
 	l := newLab(t, 1, 2, 9)
 	l.node.SetShift(All, Shift{Current: 2, Other: 1, Salt: 1})
-	l.group.Empty(2)
+	l.node.Empty(2)
 	l.connect(t, 4)
 	l.expect(t, map[int]int{1: 4})
-	l.group.Empty(1)
+	l.node.Empty(1)
 	l.connect(t, 4)
 	// Slot 9 is alive and draining: never its turn.
 	l.expect(t, map[int]int{NoSlot: 4})
@@ -233,7 +238,7 @@ func TestMigrationGoesToTheCurrentSlotNeverToTheSink(t *testing.T) {
 	l.node.SetShift(All, Shift{Current: 1, Other: 1, Salt: 1})
 	conns := l.connect(t, 20)
 	l.node.SetShift(All, Shift{Current: 2, Other: 1, Salt: 1})
-	l.group.Empty(1)
+	l.node.Empty(1)
 	unix.Close(l.slots[1].fd)
 	delete(l.slots, 1)
 	l.expect(t, map[int]int{2: 20})
@@ -245,7 +250,7 @@ func TestMigrationGoesToTheCurrentSlotNeverToTheSink(t *testing.T) {
 	// With nobody left the connection is reset, which the client sees; in the
 	// sink it would wait for nobody.
 	conns = l.connect(t, 1)
-	l.group.Empty(2)
+	l.node.Empty(2)
 	unix.Close(l.slots[2].fd)
 	delete(l.slots, 2)
 	conns[0].SetReadDeadline(time.Now().Add(5 * time.Second))
@@ -283,7 +288,7 @@ func TestOneStoreMovesEveryListener(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer node.Close()
-	labs := []*lab{labOn(t, node, 1, 1, 2), labOn(t, node, 2, 1, 2), labOn(t, node, 4096, 1, 2)}
+	labs := []*lab{labOn(t, node, 1, 1, 2), labOn(t, node, 2, 1, 2), labOn(t, node, MaxListeners, 1, 2)}
 	node.SetShift(All, Shift{Current: 1, Other: 2, Salt: 1})
 	for _, l := range labs {
 		l.connect(t, 3)
@@ -360,7 +365,7 @@ func TestWorkers(t *testing.T) {
 			if got := workers[1].queued(t); got != 40 {
 				t.Errorf("the worker that is left got %d of 40", got)
 			}
-			counts, _ := l.group.Counters(5)
+			counts, _ := l.node.Counters(5)
 			if counts[WorkerMissed] == 0 || counts[Current] != 240 {
 				t.Errorf("counters %v, want 240 current and some missed workers", counts)
 			}
@@ -376,7 +381,7 @@ func TestFillRefusesTooMany(t *testing.T) {
 	if err := l.group.Fill(1, ByHash, nil); err == nil {
 		t.Error("no worker was accepted")
 	}
-	if _, err := l.node.Group(MaxListeners + 1); err == nil {
+	if _, err := l.node.Group(MaxListeners+1, Address{AddrPort: loopback}); err == nil {
 		t.Error("a listener number beyond the map was accepted")
 	}
 }

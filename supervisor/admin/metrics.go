@@ -22,11 +22,12 @@ var (
 	idleClosedDesc  = prometheus.NewDesc("baton_drain_idle_closed_total", "Idle keep-alive connections closed at a drain's deadline.", nil, nil)
 	halfOpenDesc    = prometheus.NewDesc("baton_drain_half_open_left_total", "Handshakes unfinished when a drain stopped waiting for them; they go over by kernel migration.", nil, nil)
 	refusedDesc     = prometheus.NewDesc("baton_guard_refused_total", "Socket options that would have changed a listener's steering, tried by the generation in the slot and refused.", []string{"slot", "option"}, nil)
-	runsDesc        = prometheus.NewDesc("baton_steering_runs_total", "How often the steering program chose, by listener, slot (none: no slot) and reason. A flow can take more than one run.", []string{"listener", "slot", "reason"}, nil)
+	runsDesc        = prometheus.NewDesc("baton_steering_runs_total", "How often the steering program chose, by listener and reason. A flow can take more than one run.", []string{"listener", "reason"}, nil)
+	slotRunsDesc    = prometheus.NewDesc("baton_steering_slot_runs_total", "How often the steering program chose, over all listeners, by slot (none: no slot) and reason.", []string{"slot", "reason"}, nil)
 )
 
 func (collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{readyDesc, currentDesc, generationsDesc, releasesDesc, stageDesc, endedDesc, cutDesc, idleClosedDesc, halfOpenDesc, refusedDesc, runsDesc} {
+	for _, d := range []*prometheus.Desc{readyDesc, currentDesc, generationsDesc, releasesDesc, stageDesc, endedDesc, cutDesc, idleClosedDesc, halfOpenDesc, refusedDesc, runsDesc, slotRunsDesc} {
 		ch <- d
 	}
 }
@@ -70,14 +71,17 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	for _, l := range st.Listeners {
-		for _, runs := range l.Runs {
-			slot := strconv.Itoa(runs.Slot)
-			if runs.Slot < 0 {
-				slot = "none"
-			}
-			for reason, n := range runs.Reasons {
-				counter(runsDesc, float64(n), l.Name, slot, reason)
-			}
+		for reason, n := range l.Runs {
+			counter(runsDesc, float64(n), l.Name, reason)
+		}
+	}
+	for _, runs := range st.Slots {
+		slot := strconv.Itoa(runs.Slot)
+		if runs.Slot < 0 {
+			slot = "none"
+		}
+		for reason, n := range runs.Reasons {
+			counter(slotRunsDesc, float64(n), slot, reason)
 		}
 	}
 }

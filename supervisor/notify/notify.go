@@ -38,11 +38,12 @@ type Socket struct {
 }
 
 // Linux constants that x/sys lacks: include/uapi/asm-generic/socket.h and
-// include/uapi/linux/pidfd.h (6.5 and 6.13).
+// include/uapi/linux/pidfd.h (6.5, 6.13 and, for what has been reaped, 6.15).
 const (
 	soPassPidFD  = 76
 	scmPidFD     = 4
 	infoCgroupID = 1 << 2
+	infoExit     = 1 << 3
 	// _IOWR(0xFF, 11, struct pidfd_info), whose first version has 64 bytes.
 	pidfdGetInfo = 3<<30 | 64<<16 | 0xFF<<8 | 11
 )
@@ -185,7 +186,9 @@ func parse(text, oob []byte) (m Message, ok bool) {
 }
 
 func cgroupOf(pidfd int) uint64 {
-	info := pidfdInfo{mask: infoCgroupID}
+	// Asking for the exit too is what makes the kernel answer for a process that
+	// its parent has waited for (pidfd_info, fs/pidfs.c).
+	info := pidfdInfo{mask: infoCgroupID | infoExit}
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(pidfd), pidfdGetInfo, uintptr(unsafe.Pointer(&info))); errno != 0 || info.mask&infoCgroupID == 0 {
 		return 0
 	}

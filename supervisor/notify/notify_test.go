@@ -2,12 +2,16 @@ package notify
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+// sayReady names the socket that this test binary, as a child, says READY=1 to.
+const sayReady = "BATON_TEST_SAY_READY"
 
 func listen(t *testing.T) *Socket {
 	t.Helper()
@@ -19,14 +23,14 @@ func listen(t *testing.T) *Socket {
 	return s
 }
 
-func send(t *testing.T, s *Socket, text string, oob []byte) {
+func send(t *testing.T, path, text string, oob []byte) {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer unix.Close(fd)
-	if err := unix.Sendmsg(fd, []byte(text), oob, &unix.SockaddrUnix{Name: s.Path()}, 0); err != nil {
+	if err := unix.Sendmsg(fd, []byte(text), oob, &unix.SockaddrUnix{Name: path}, 0); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -36,7 +40,7 @@ func TestReceive(t *testing.T) {
 	if info, err := os.Stat(s.Path()); err != nil || info.Mode().Perm() != 0o666 {
 		t.Errorf("mode %v, %v: any user must be able to send", info.Mode(), err)
 	}
-	send(t, s, "READY=1\nSTATUS=a=b\nnonsense\n", nil)
+	send(t, s.Path(), "READY=1\nSTATUS=a=b\nnonsense\n", nil)
 	m, err := s.Receive()
 	if err != nil || m.PID != os.Getpid() {
 		t.Fatalf("%+v, %v", m, err)
@@ -46,6 +50,28 @@ func TestReceive(t *testing.T) {
 	}
 	if m.CgroupID == 0 {
 		t.Error("the kernel did not tell the sender's cgroup")
+	}
+}
+
+// A helper that says READY=1 for a server has often ended, and been waited for,
+// before its word is read.
+func TestCgroupOfASenderThatHasGone(t *testing.T) {
+	if path := os.Getenv(sayReady); path != "" {
+		send(t, path, "READY=1", nil)
+		return
+	}
+	s := listen(t)
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestCgroupOfASenderThatHasGone$")
+	cmd.Env = append(os.Environ(), sayReady+"="+s.Path())
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	m, err := s.Receive()
+	if err != nil || m.PID != cmd.Process.Pid {
+		t.Fatalf("%+v, %v", m, err)
+	}
+	if m.CgroupID == 0 {
+		t.Error("the kernel did not tell the cgroup of a sender that has ended")
 	}
 }
 
@@ -62,7 +88,7 @@ func TestDescriptorsAreNotKept(t *testing.T) {
 	}
 	before := count()
 	for range 10 {
-		send(t, s, "READY=1", unix.UnixRights(0, 1, 2))
+		send(t, s.Path(), "READY=1", unix.UnixRights(0, 1, 2))
 		if _, err := s.Receive(); err != nil {
 			t.Fatal(err)
 		}
@@ -88,7 +114,7 @@ func TestSync(t *testing.T) {
 		}
 	}()
 	for range 20 {
-		send(t, s, "STATUS=x", nil)
+		send(t, s.Path(), "STATUS=x", nil)
 	}
 	if err := s.Sync(t.Context()); err != nil {
 		t.Fatal(err)

@@ -63,12 +63,7 @@ func trySteering() error {
 	if err != nil {
 		return err
 	}
-	defer node.Close()
-	group, err := node.Group(1)
-	if err != nil {
-		return err
-	}
-	return group.Close()
+	return node.Close()
 }
 
 func tryIterator() error {

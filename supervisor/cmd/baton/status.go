@@ -94,13 +94,7 @@ func printStatus(st supervisor.Status) {
 	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "LISTENER\tADDRESS\tPROTOCOL\tSINK\tLOST\tMIGRATED")
 	for _, l := range st.Listeners {
-		sum := map[string]uint64{}
-		for _, runs := range l.Runs {
-			for reason, n := range runs.Reasons {
-				sum[reason] += n
-			}
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\n", l.Name, l.Address, l.Protocol, sum["sink"], sum["lost"], sum["migrated"])
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\n", l.Name, l.Address, l.Protocol, l.Runs["sink"], l.Runs["lost"], l.Runs["migrated"])
 	}
 	w.Flush()
 }

@@ -1,0 +1,175 @@
+package reuseport
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/cilium/ebpf"
+)
+
+// Choice says how a flow finds one of a slot's workers.
+type Choice uint8
+
+// The ways to choose a worker.
+const (
+	ByHash = Choice(steerChoiceCHOICE_HASH)
+	ByCPU  = Choice(steerChoiceCHOICE_CPU)
+)
+
+// Fill puts a generation's listening sockets, one a worker, into a slot of the
+// listener, in place of what the slot had there. The slot gives its first flow
+// to them when Fill has returned and a shift or a probe names it. The map holds
+// no reference: the caller keeps the sockets.
+func (g *Group) Fill(slot uint8, choice Choice, fds []int) error {
+	if len(fds) == 0 || len(fds) > Workers {
+		return fmt.Errorf("%d workers on listener %d: 1 to %d are possible", len(fds), g.number, Workers)
+	}
+	n := g.node
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.vacate(slot, g.number); err != nil {
+		return err
+	}
+	first, ok := n.ranges.take(uint32(len(fds)))
+	if !ok {
+		return fmt.Errorf("no room for %d sockets of listener %d: all generations together have at most %d", len(fds), g.number, MaxSockets)
+	}
+	p := steerPlace{First: first, Workers: uint8(len(fds)), Choice: uint8(choice)}
+	err := n.occupy(slot, g.number, p, fds)
+	if err != nil {
+		n.ranges.give(p.First, uint32(p.Workers))
+		return fmt.Errorf("fill slot %d of listener %d: %w", slot, g.number, err)
+	}
+	return nil
+}
+
+// occupy writes a place when its sockets are there. n.mu is held.
+func (n *Node) occupy(slot uint8, listener uint32, p steerPlace, fds []int) error {
+	for w, fd := range fds {
+		if err := n.sockets.Put(p.First+uint32(w), uint64(fd)); err != nil {
+			return fmt.Errorf("worker %d: %w", w, err)
+		}
+	}
+	if err := n.placeOf.Put(steerPlaceKey{Slot: uint32(slot), Listener: listener}, p); err != nil {
+		return err
+	}
+	if n.places[slot] == nil {
+		n.places[slot] = map[uint32]steerPlace{}
+	}
+	n.places[slot][listener] = p
+	atomic.StoreUint64(&n.arms[slot], 1)
+	return nil
+}
+
+// vacate takes a slot's place on a listener away. n.mu is held.
+func (n *Node) vacate(slot uint8, listener uint32) error {
+	p, ok := n.places[slot][listener]
+	if !ok {
+		return nil
+	}
+	if err := n.placeOf.Delete(steerPlaceKey{Slot: uint32(slot), Listener: listener}); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("empty slot %d of listener %d: %w", slot, listener, err)
+	}
+	delete(n.places[slot], listener)
+	n.ranges.give(p.First, uint32(p.Workers))
+	return nil
+}
+
+// Empty makes a slot give nothing, on any listener, and frees its places. Its
+// sockets leave the map when they close. The first step is one store, so the
+// error is of places that stay taken, never of flows that go on to come.
+func (n *Node) Empty(slot uint8) error {
+	atomic.StoreUint64(&n.arms[slot], 0)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var errs []error
+	for listener := range n.places[slot] {
+		errs = append(errs, n.vacate(slot, listener))
+	}
+	return errors.Join(errs...)
+}
+
+// readPlaces learns what an earlier process has put into the slots.
+func (n *Node) readPlaces() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var key steerPlaceKey
+	var p steerPlace
+	all := n.placeOf.Iterate()
+	for all.Next(&key, &p) {
+		if key.Slot >= Slots || !n.ranges.claim(p.First, uint32(p.Workers)) {
+			return fmt.Errorf("the place of slot %d on listener %d makes no sense: sockets %d and %d more", key.Slot, key.Listener, p.First, p.Workers)
+		}
+		if n.places[key.Slot] == nil {
+			n.places[key.Slot] = map[uint32]steerPlace{}
+		}
+		n.places[key.Slot][key.Listener] = p
+	}
+	if err := all.Err(); err != nil {
+		return fmt.Errorf("read the places: %w", err)
+	}
+	return nil
+}
+
+// Cookies returns the cookies (SO_COOKIE) of the sockets that a slot has on the
+// listener, by worker; 0 where a worker's socket has gone. A slot that is empty
+// there has none.
+func (g *Group) Cookies(slot uint8) ([]uint64, error) {
+	g.node.mu.Lock()
+	p := g.node.places[slot][g.number]
+	g.node.mu.Unlock()
+	cookies := make([]uint64, p.Workers)
+	for w := range cookies {
+		err := g.node.sockets.Lookup(p.First+uint32(w), &cookies[w])
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return nil, fmt.Errorf("read slot %d of listener %d: %w", slot, g.number, err)
+		}
+	}
+	return cookies, nil
+}
+
+// ranges hands out neighbouring indices below MaxSockets.
+type ranges struct {
+	used []bool // up to the highest that was ever handed out
+	next uint32 // where the last search ended
+}
+
+// take finds n free indices in a row, from where it found the last ones.
+func (r *ranges) take(n uint32) (first uint32, ok bool) {
+	run := uint32(0)
+	// Twice around at most, and a little more: a row may begin just before next.
+	for i, at := 0, r.next; i < MaxSockets+Workers; i, at = i+1, at+1 {
+		if at == MaxSockets {
+			at, run = 0, 0
+		}
+		run++
+		if at < uint32(len(r.used)) && r.used[at] {
+			run = 0
+		}
+		if run == n {
+			r.next = (at + 1) % MaxSockets
+			return at + 1 - n, r.claim(at+1-n, n)
+		}
+	}
+	return 0, false
+}
+
+// claim marks indices as used; false when one is already, or is none.
+func (r *ranges) claim(first, n uint32) bool {
+	if first > MaxSockets || n > MaxSockets-first {
+		return false
+	}
+	for uint32(len(r.used)) < first+n {
+		r.used = append(r.used, false)
+	}
+	for i := first; i < first+n; i++ {
+		if r.used[i] {
+			return false
+		}
+		r.used[i] = true
+	}
+	return true
+}
+
+func (r *ranges) give(first, n uint32) { clear(r.used[first : first+n]) }
