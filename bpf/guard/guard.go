@@ -103,31 +103,43 @@ func Open(cgroup, dir string) (_ *Guard, err error) {
 			g.Close()
 		}
 	}()
-	g.link, err = link.AttachCgroup(link.CgroupOptions{Path: cgroup, Attach: ebpf.AttachCGroupSetsockopt, Program: g.objs.Guard})
-	if err != nil {
+	if g.link, err = g.attach(cgroup); err != nil {
 		return nil, fmt.Errorf("attach cgroup/setsockopt to %s: %w", cgroup, err)
-	}
-	if dir != "" {
-		if err := g.pinLink(cgroup); err != nil {
-			return nil, fmt.Errorf("pin the guard of %s: %w", cgroup, err)
-		}
 	}
 	return g, nil
 }
 
-// pinLink takes the place of an earlier process's link on the same cgroup. One
-// on another cgroup stays: the sockets made there are guarded from there alone.
-func (g *Guard) pinLink(cgroup string) error {
-	info, err := os.Stat(cgroup)
-	if err != nil {
-		return err
+// attach takes over the link that an earlier process has pinned for the same
+// cgroup, or makes one. A second link beside it would count twice until the
+// kernel has freed the first, some time after its pin is gone. One on another
+// cgroup stays: the sockets made there are guarded from there alone.
+func (g *Guard) attach(cgroup string) (link.Link, error) {
+	var pin string
+	if g.dir != "" {
+		info, err := os.Stat(cgroup)
+		if err != nil {
+			return nil, err
+		}
+		pin = filepath.Join(g.dir, "cgroup-"+strconv.FormatUint(info.Sys().(*syscall.Stat_t).Ino, 10))
+		if l, err := link.LoadPinnedLink(pin, nil); err == nil {
+			if err = l.Update(g.objs.Guard); err == nil {
+				return l, nil
+			}
+			l.Close() // of a cgroup that is gone, and another has its inode
+		}
+		if err := os.Remove(pin); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
 	}
-	inode := info.Sys().(*syscall.Stat_t).Ino
-	path := filepath.Join(g.dir, "cgroup-"+strconv.FormatUint(inode, 10))
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
+	l, err := link.AttachCgroup(link.CgroupOptions{Path: cgroup, Attach: ebpf.AttachCGroupSetsockopt, Program: g.objs.Guard})
+	if err != nil || pin == "" {
+		return l, err
 	}
-	return g.link.Pin(path)
+	if err := l.Pin(pin); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("pin: %w", err)
+	}
+	return l, nil
 }
 
 // Protect refuses the options on this socket from now on, to whoever holds it,
@@ -158,10 +170,11 @@ func (g *Guard) Close() error {
 	return errors.Join(err, g.objs.Close())
 }
 
-// Unpin removes the pins, those of earlier processes too.
+// Unpin ends the protection and removes the pins, those of earlier processes too.
 func (g *Guard) Unpin() error {
 	if g.dir == "" {
 		return nil
 	}
-	return os.RemoveAll(g.dir)
+	// Without it the link would live on until the kernel has freed the inode of the pin.
+	return errors.Join(g.link.Detach(), os.RemoveAll(g.dir))
 }
