@@ -3,12 +3,13 @@ package bpf_test
 
 import (
 	"errors"
-	"os"
 	"path/filepath"
 	"regexp"
 	"testing"
 
 	"github.com/cilium/ebpf"
+
+	"github.com/baton-mesh/baton/tests/need"
 )
 
 var figures = regexp.MustCompile(`processed (\d+) insns .* max_states_per_insn|stack depth ([\d+]+)`)
@@ -16,12 +17,7 @@ var figures = regexp.MustCompile(`processed (\d+) insns .* max_states_per_insn|s
 // TestVerifier loads every compiled program and shows what the kernel's verifier
 // says of its size: instructions walked, and bytes of stack.
 func TestVerifier(t *testing.T) {
-	if os.Getuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("loading BPF programs needs root")
-		}
-		t.Skip("loading BPF programs needs root")
-	}
+	need.Root(t, "loading BPF programs")
 	objects, err := filepath.Glob("*/*_bpfel.o")
 	if err != nil || len(objects) == 0 {
 		t.Fatalf("no compiled programs: %v", err)

@@ -11,20 +11,9 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-)
 
-// program finds a client by others: it shares no mistake with ours.
-func program(t *testing.T, name string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		if os.Getuid() == 0 {
-			t.Fatalf("%v: `make test` installs it", err)
-		}
-		t.Skip(err)
-	}
-	return path
-}
+	"github.com/baton-mesh/baton/tests/need"
+)
 
 // replace swaps generations under a command until it has ended, and checks that
 // nothing was cut.
@@ -56,7 +45,7 @@ func (n *node) replace(cmd *exec.Cmd, next func(old *node) *node) (output string
 // h2load does not connect again once it has been told to go: it gives up the
 // requests it has not begun. Those it has begun must be answered.
 func TestH2loadGetsAnAnswerToEachRequestInADrain(t *testing.T) {
-	h2load := program(t, "h2load")
+	h2load := need.Tool(t, "h2load", "nghttp2-client")
 	var served atomic.Int64
 	web := origin(t, func(w http.ResponseWriter, r *http.Request) {
 		time.Sleep(5 * time.Millisecond) // paces the client
@@ -76,7 +65,7 @@ func TestH2loadGetsAnAnswerToEachRequestInADrain(t *testing.T) {
 }
 
 func TestCurlSeesNoFailureOverGenerations(t *testing.T) {
-	curl := program(t, "curl")
+	curl := need.Tool(t, "curl", "curl")
 	web := origin(t, count)
 	upload := filepath.Join(t.TempDir(), "upload")
 	if err := os.WriteFile(upload, make([]byte, 100_000), 0o600); err != nil {

@@ -25,6 +25,7 @@ import (
 
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/proxy/contract"
+	"github.com/baton-mesh/baton/tests/need"
 )
 
 // The test binary doubles as the generation: argument 1 is asGeneration,
@@ -36,14 +37,7 @@ func TestMain(m *testing.M) {
 		generationMain(os.Args[2])
 		return
 	}
-	if os.Getuid() != 0 {
-		if os.Getenv("CI") != "" {
-			fmt.Fprintln(os.Stderr, "FAIL: the supervisor's tests need root")
-			os.Exit(1)
-		}
-		fmt.Println("SKIP: the supervisor's tests load BPF programs and need root")
-		return
-	}
+	need.RootForAll("a supervisor loads BPF programs")
 	before := descriptors()
 	code := m.Run()
 	if code == 0 {

@@ -16,17 +16,11 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/baton-mesh/baton/quicid"
+	"github.com/baton-mesh/baton/tests/need"
 )
 
 func TestMain(m *testing.M) {
-	if os.Getuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			fmt.Println("FAIL: running BPF programs needs root")
-			os.Exit(1)
-		}
-		fmt.Println("SKIP: running BPF programs needs root")
-		return
-	}
+	need.RootForAll("running BPF programs")
 	os.Exit(m.Run())
 }
 

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/tests/need"
 )
 
 // asGeneration makes the test binary try every option on descriptor 3 and
@@ -26,10 +28,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	if os.Getuid() != 0 && os.Getenv("CI") == "" {
-		fmt.Println("SKIP: the guard needs root")
-		return
-	}
+	need.RootForAll("the guard is a BPF program")
 	os.Exit(m.Run())
 }
 
@@ -57,31 +56,6 @@ var tries = []struct {
 
 func setInt(option, value int) func(int) error {
 	return func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, option, value) }
-}
-
-// hierarchy returns where cgroup2 is mounted and this process's own cgroup.
-func hierarchy(t testing.TB) (mount, own string) {
-	t.Helper()
-	mounts, err1 := os.ReadFile("/proc/self/mountinfo")
-	groups, err2 := os.ReadFile("/proc/self/cgroup")
-	if err := errors.Join(err1, err2); err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(mounts)) {
-		if strings.Contains(line, " - cgroup2 ") {
-			mount = strings.Fields(line)[4]
-		}
-	}
-	for line := range strings.Lines(string(groups)) {
-		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok && mount != "" {
-			return mount, filepath.Join(mount, path)
-		}
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatal("no cgroup2 hierarchy")
-	}
-	t.Skip("no cgroup2 hierarchy")
-	return "", ""
 }
 
 func open(t *testing.T, cgroup, dir string) *Guard {
@@ -177,7 +151,7 @@ func wantCounts(t *testing.T, g *Guard, slot uint8, each uint64) {
 }
 
 func TestRefusesWhatWouldHarmTheGroup(t *testing.T) {
-	_, own := hierarchy(t)
+	_, own := need.Cgroup2(t)
 	g := open(t, own, "")
 	a, b := pair(t)
 	protect(t, g, a, 7)
@@ -196,7 +170,7 @@ func TestRefusesWhatWouldHarmTheGroup(t *testing.T) {
 }
 
 func TestLetsTheRestPass(t *testing.T) {
-	_, own := hierarchy(t)
+	_, own := need.Cgroup2(t)
 	g := open(t, own, "")
 	a, _ := pair(t)
 	protect(t, g, a, 7)
@@ -218,7 +192,7 @@ func TestLetsTheRestPass(t *testing.T) {
 
 // An accepted connection belongs to the server: what it sets there is its own affair.
 func TestConnectionsAreNotProtected(t *testing.T) {
-	_, own := hierarchy(t)
+	_, own := need.Cgroup2(t)
 	g := open(t, own, "")
 	a := listen(t, 0)
 	protect(t, g, a, 7)
@@ -241,7 +215,7 @@ func TestConnectionsAreNotProtected(t *testing.T) {
 
 // The cgroup that counts is the one in which the socket was made.
 func TestTheMakersCgroupDecides(t *testing.T) {
-	mount, own := hierarchy(t)
+	mount, own := need.Cgroup2(t)
 	path := filepath.Join(mount, fmt.Sprintf("baton-guard-test-%d", os.Getpid()))
 	if err := os.Mkdir(path, 0o755); err != nil {
 		t.Fatal(err)
@@ -274,11 +248,8 @@ func TestTheMakersCgroupDecides(t *testing.T) {
 
 // A supervisor that dies leaves its sockets guarded, and the next one counts on.
 func TestOutlivesItsProcess(t *testing.T) {
-	_, own := hierarchy(t)
-	var fs unix.Statfs_t
-	if err := unix.Statfs("/sys/fs/bpf", &fs); err != nil || fs.Type != unix.BPF_FS_MAGIC {
-		t.Skip("no BPF file system on /sys/fs/bpf")
-	}
+	_, own := need.Cgroup2(t)
+	need.BPFFS(t)
 	dir := fmt.Sprintf("/sys/fs/bpf/baton-guard-test-%d", os.Getpid())
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	first := open(t, own, dir)
@@ -317,7 +288,7 @@ func BenchmarkOthers(b *testing.B) {
 		}
 	})
 	b.Run("with", func(b *testing.B) {
-		_, own := hierarchy(b)
+		_, own := need.Cgroup2(b)
 		g, err := Open(own, "")
 		if err != nil {
 			b.Fatal(err)

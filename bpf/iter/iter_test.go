@@ -1,23 +1,17 @@
 package iter
 
 import (
-	"fmt"
 	"net"
 	"os"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/tests/need"
 )
 
 func TestMain(m *testing.M) {
-	if os.Getuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			fmt.Println("FAIL: BPF iterators need root")
-			os.Exit(1)
-		}
-		fmt.Println("SKIP: BPF iterators need root")
-		return
-	}
+	need.RootForAll("BPF iterators")
 	os.Exit(m.Run())
 }
 

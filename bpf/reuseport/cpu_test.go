@@ -1,11 +1,14 @@
 package reuseport
 
 import (
+	"fmt"
 	"runtime"
 	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/tests/need"
 )
 
 func reuseAddr(_, _ string, c syscall.RawConn) error {
@@ -25,9 +28,7 @@ func pinned(t *testing.T, cpu int, f func()) {
 		t.Fatal(err)
 	}
 	one.Set(cpu)
-	if !old.IsSet(cpu) {
-		t.Skipf("CPU %d is not ours to use", cpu)
-	}
+	need.That(t, old.IsSet(cpu), fmt.Sprintf("CPU %d to itself", cpu))
 	if err := unix.SchedSetaffinity(0, &one); err != nil {
 		t.Fatal(err)
 	}

@@ -12,13 +12,12 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/tests/need"
 )
 
 func TestMain(m *testing.M) {
-	if os.Getuid() != 0 && os.Getenv("CI") == "" {
-		fmt.Println("SKIP: steering needs root")
-		return
-	}
+	need.RootForAll("steering is a BPF program")
 	os.Exit(m.Run())
 }
 

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+
+	"github.com/baton-mesh/baton/tests/need"
 )
 
 const asGeneration = "connect-to-the-socket"
@@ -28,9 +30,7 @@ func TestMain(m *testing.M) {
 // A generation runs as another user: the socket that can start any binary is not
 // for it.
 func TestSocketIsForItsOwnerAlone(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("needs root to become another user")
-	}
+	need.Root(t, "another user connects")
 	dir, err := os.MkdirTemp("", "admin")
 	if err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 )
@@ -82,17 +83,36 @@ func (n *Node) start(ctx context.Context) error {
 	}
 	defer log.Close() // the process has its own copy
 
-	cmd, ended := n.command(), make(chan struct{})
+	cmd := n.command()
 	cmd.Stdout, cmd.Stderr = log, log
-	// An interrupt from the terminal is for whoever runs the node, who then
-	// stops it in order.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
+	if n.ended, err = startTied(cmd); err != nil {
 		return err
 	}
-	n.cmd, n.ended = cmd, ended
-	go func() { cmd.Wait(); close(ended) }()
+	n.cmd = cmd
 	return n.waitServing(ctx)
+}
+
+// startTied starts a supervisor that ends in order when this process dies,
+// however it dies. The channel is closed when it has been waited for.
+func startTied(cmd *exec.Cmd) (ended chan struct{}, err error) {
+	// An interrupt from the terminal is for whoever runs the node, who then
+	// stops it in order.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	started := make(chan error)
+	ended = make(chan struct{})
+	go func() {
+		// The kernel sends the signal when the thread ends that has started the
+		// process, so that thread is kept for as long.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			cmd.Wait()
+			close(ended)
+		}
+	}()
+	return ended, <-started
 }
 
 // Kill ends the supervisor with SIGKILL. Its generations live on.
@@ -118,7 +138,7 @@ func (n *Node) Socket() string { return n.socket }
 func (n *Node) PID() int { return n.cmd.Process.Pid }
 
 func (n *Node) waitServing(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for {
 		s, err := n.Status(ctx)
@@ -224,7 +244,7 @@ func (n *Node) Stop() error {
 		n.cmd.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-n.ended:
-		case <-time.After(30 * time.Second):
+		case <-time.After(time.Minute):
 			n.cmd.Process.Kill()
 			<-n.ended
 		}

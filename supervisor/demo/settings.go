@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,9 +24,12 @@ type Settings struct {
 	// TLS makes cert.pem and key.pem in the node's directory, or leaves those that
 	// are there. If it is set, web speaks https.
 	TLS func(dir string)
+	// Config takes the place of the node's usual configuration: a text/template
+	// with these settings, .Node, .Origin and .Admin.
+	Config string
 }
 
-var configTemplate = template.Must(template.New("config").Parse(`node: {name: demo, server_id: 1}
+const usualConfig = `node: {name: demo, server_id: 1}
 runtime_dir: {{.Node.Dir}}/run
 admin: {socket: {{.Node.Dir}}/run/admin.sock, address: "{{.Admin}}"}
 listeners:
@@ -46,7 +50,7 @@ release:
   max_generations: {{.MaxGenerations}}
   verify: {window: {{.VerifyWindow}}}
 shutdown: {lead: 0s}
-`))
+`
 
 // WriteConfig writes a configuration of the node and returns the file's path.
 func (n *Node) WriteConfig(name string, s Settings) (string, error) {
@@ -57,8 +61,12 @@ func (n *Node) WriteConfig(name string, s Settings) (string, error) {
 	if s.TLS != nil {
 		s.TLS(n.Dir)
 	}
+	config, err := template.New("config").Parse(cmp.Or(s.Config, usualConfig))
+	if err != nil {
+		return "", err
+	}
 	var b strings.Builder
-	err := configTemplate.Execute(&b, struct {
+	err = config.Execute(&b, struct {
 		Settings
 		Node   *Node
 		Origin *Origin

@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/tests/need"
 )
 
 // The test binary doubles as a server of another user.
@@ -153,9 +155,7 @@ func TestShares(t *testing.T) {
 
 // A socket with SO_REUSEPORT lets in only sockets of its own user.
 func TestSharesAsAnotherUser(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("makes a socket of another user, which takes root")
-	}
+	need.Root(t, "another user makes a socket")
 	const nobody = 65534
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), "PORTS_TEST_CHILD=1")

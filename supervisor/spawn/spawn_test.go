@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/baton-mesh/baton/tests/need"
 )
 
 // The test binary doubles as what is started: it tells what it finds.
@@ -25,14 +27,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	if os.Getuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			fmt.Println("FAIL: changing users needs root")
-			os.Exit(1)
-		}
-		fmt.Println("SKIP: changing users needs root")
-		return
-	}
+	need.RootForAll("changing users")
 	os.Exit(m.Run())
 }
 

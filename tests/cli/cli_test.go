@@ -24,16 +24,16 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -41,7 +41,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/baton-mesh/baton/proxy/contract"
-	"github.com/baton-mesh/baton/supervisor/cgroup"
+	"github.com/baton-mesh/baton/tests/need"
+	supervised "github.com/baton-mesh/baton/tests/node"
 )
 
 // liar is a generation that says it is ready and answers nobody: the test binary
@@ -56,7 +57,7 @@ func TestMain(m *testing.M) {
 		}
 		select {}
 	}
-	os.Exit(m.Run())
+	os.Exit(supervised.Main(m))
 }
 
 // TestAnyone runs what needs no supervisor, and so no privileges.
@@ -64,12 +65,7 @@ func TestAnyone(t *testing.T) { scripts(t, "testdata/anyone") }
 
 // TestRoot runs what starts supervisors.
 func TestRoot(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("the supervisor needs root")
-		}
-		t.Skip("the supervisor needs root")
-	}
+	need.Root(t, "a supervisor loads BPF programs")
 	scripts(t, "testdata/root")
 }
 
@@ -85,20 +81,15 @@ func scripts(t *testing.T, dir string) {
 	})
 }
 
-// build compiles what is under test into a directory that every user may enter.
+// build compiles what is under test, and has the liar beside it.
 func build(t *testing.T) string {
 	t.Helper()
-	dir := shortDir(t)
-	cmd := exec.Command("go", "build", "-o", dir, "./supervisor/cmd/baton", "./proxy/cmd/baton-proxy")
-	cmd.Dir = filepath.Join("..", "..")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %v\n%s", cmd.Args, err, out)
-	}
+	dir := supervised.Build(t)
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink(self, filepath.Join(dir, liar)); err != nil {
+	if err := os.Symlink(self, filepath.Join(dir, liar)); err != nil && !errors.Is(err, fs.ErrExist) {
 		t.Fatal(err)
 	}
 	return dir
@@ -132,7 +123,7 @@ func setup(env *testscript.Env, bin string) error {
 	env.Values[nodeKey{}] = n
 	t.Cleanup(func() {
 		n.cleanUp(t)
-		nothingLeft(t, run)
+		supervised.WantNothingLeft(t, run)
 	})
 
 	env.Setenv("PATH", bin+":"+env.Getenv("PATH"))
@@ -212,37 +203,4 @@ func freePort(t testing.TB) int {
 	}
 	t.Fatal("no port is free")
 	return 0
-}
-
-// nothingLeft fails the test if a supervisor has left something in the kernel.
-func nothingLeft(t testing.TB, run string) {
-	t.Helper()
-	mountinfo, _ := os.ReadFile("/proc/self/mountinfo")
-	cgroups, _ := os.ReadFile("/proc/self/cgroup")
-	own, err := cgroup.Own(string(mountinfo), string(cgroups))
-	if err != nil {
-		t.Fatal(err)
-	}
-	// As the supervisor names them: after the directory, without slashes.
-	instance := strings.ReplaceAll(strings.Trim(run, "/"), "/", "-")
-	orphans, err := filepath.Glob(own + "/baton-" + instance + "-*/gen-*/cgroup.kill")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, kill := range orphans {
-		os.WriteFile(kill, []byte("1"), 0)
-	}
-	for _, pattern := range []string{
-		"/sys/fs/bpf/baton/" + instance + "-*",
-		own + "/baton-" + instance + "-*",
-		filepath.Join(run, "*.sock"),
-	} {
-		left, err := filepath.Glob(pattern)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, path := range left {
-			t.Errorf("%s is left", path)
-		}
-	}
 }

@@ -13,15 +13,16 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
-	"time"
+
+	"github.com/baton-mesh/baton/supervisor/demo"
+	"github.com/baton-mesh/baton/tests/need"
+	"github.com/baton-mesh/baton/tests/node"
 )
 
 const asServer = "serve-the-go-way"
@@ -34,7 +35,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	os.Exit(m.Run())
+	os.Exit(node.Main(m))
 }
 
 // goServer is a socket-activated server as one writes it in Go.
@@ -61,34 +62,15 @@ func goServer() error {
 	return server.Shutdown(context.Background())
 }
 
-// need skips the test where something is missing that it cannot do without. In
-// CI nothing may be missing.
-func need(t *testing.T, there bool, what string) {
-	t.Helper()
-	switch {
-	case there:
-	case os.Getenv("CI") == "true":
-		t.Fatalf("needs %s", what)
-	default:
-		t.Skipf("needs %s", what)
-	}
-}
-
-func needProgram(t *testing.T, name, pkg string) {
-	t.Helper()
-	_, err := exec.LookPath(name)
-	need(t, err == nil, name+": apt install "+pkg)
-}
-
 func TestNodeJS(t *testing.T) {
-	needProgram(t, "node", "nodejs")
+	need.Tool(t, "node", "nodejs")
 	// Node.js has no datagram sockets in the file system: a helper speaks for it.
-	needProgram(t, "systemd-notify", "systemd")
+	need.Tool(t, "systemd-notify", "systemd")
 	releaseUnderLoad(t, "node", public(t, "server.js"))
 }
 
 func TestGunicorn(t *testing.T) {
-	needProgram(t, "gunicorn", "gunicorn")
+	need.Tool(t, "gunicorn", "gunicorn")
 	app := public(t, "app.py")
 	releaseUnderLoad(t, "gunicorn", "--worker-class", "gthread", "--threads", "8", "--keep-alive", "5",
 		"--chdir", filepath.Dir(app), "app:application")
@@ -143,10 +125,14 @@ func releases(t *testing.T) int {
 // releaseUnderLoad replaces a server by itself while clients keep their
 // connections busy, and judges what they saw.
 func releaseUnderLoad(t *testing.T, command ...string) {
-	need(t, os.Geteuid() == 0, "root")
 	n := releases(t)
-	node := startNode(t, command)
-	load := &load{address: node.address}
+	settings := demo.Settings{Config: config, Command: command}
+	running := node.Start(t, demo.Place{}, settings)
+	file, err := running.WriteConfig("candidate", settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	load := &load{address: running.HTTP.String()}
 	ctx, stop := context.WithCancel(t.Context())
 	var clients sync.WaitGroup
 	for range 8 {
@@ -156,8 +142,8 @@ func releaseUnderLoad(t *testing.T, command ...string) {
 		clients.Go(func() { load.connectAnew(ctx) })
 	}
 	for i := range n {
-		if out, err := node.baton("release"); err != nil {
-			t.Errorf("release %d of %d: %v: %s", i+1, n, err, out)
+		if r, err := running.Release(t.Context(), file); err != nil || r.Outcome != "passed" {
+			t.Errorf("release %d of %d: %+v, %v", i+1, n, r, err)
 			break
 		}
 	}
@@ -182,81 +168,17 @@ func releaseUnderLoad(t *testing.T, command ...string) {
 	}
 }
 
-// node is a supervisor whose generations are somebody else's server.
-type node struct {
-	executable, socket, address string
-}
-
-// baton runs a command of the supervisor.
-func (n *node) baton(args ...string) (string, error) {
-	out, err := exec.Command(n.executable, append(args, "--socket", n.socket)...).CombinedOutput()
-	return string(out), err
-}
-
-func startNode(t *testing.T, command []string) *node {
-	t.Helper()
-	dir := publicDir(t)
-	build := exec.Command("go", "build", "-o", dir, "./supervisor/cmd/baton")
-	build.Dir = filepath.Join("..", "..")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %v\n%s", build.Args, err, out)
-	}
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
-	n := &node{executable: filepath.Join(dir, "baton"), socket: filepath.Join(dir, "admin.sock"), address: l.Addr().String()}
-	var words []string
-	for _, w := range command {
-		words = append(words, strconv.Quote(w))
-	}
-	conf := fmt.Sprintf(`node: {name: foreign, server_id: 1}
-runtime_dir: %s/run
-admin: {socket: %s, address: ""}
+// config is that of a node whose generations are somebody else's server.
+const config = `node: {name: foreign, server_id: 1}
+runtime_dir: {{.Node.Dir}}/run
+admin: {socket: {{.Node.Dir}}/run/admin.sock, address: ""}
 listeners:
-  - {name: web, address: %q, protocol: http}
+  - {name: web, address: "{{.Node.HTTP}}", protocol: http}
 routes:
   - {name: all, listeners: [web], match: {path_prefix: /}, upstreams: [{name: none}]}
 upstreams:
   - {name: none, endpoints: ["127.0.0.1:9"]}
-proxy: {command: [%s], user: nobody, nonblocking: false, baton: false}
+proxy: {command: [{{range $i, $word := .Command}}{{if $i}}, {{end}}{{printf "%q" $word}}{{end}}], user: nobody, nonblocking: false, baton: false}
 release: {drain_timeout: 10s, verify: {window: 100ms}}
 shutdown: {lead: 0s}
-`, dir, n.socket, n.address, strings.Join(words, ", "))
-	file := filepath.Join(dir, "baton.yaml")
-	if err := os.WriteFile(file, []byte(conf), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	log, err := os.Create(filepath.Join(dir, "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer log.Close()
-	cmd := exec.Command(n.executable, "run", "--config", file)
-	cmd.Stderr, cmd.Stdout = log, log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Signal(syscall.SIGTERM)
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("baton run: %v", err)
-		}
-		if t.Failed() {
-			text, _ := os.ReadFile(log.Name())
-			t.Logf("%s", text)
-		}
-	})
-	deadline := time.Now().Add(20 * time.Second)
-	for {
-		out, err := n.baton("status", "-o", "json")
-		if err == nil && strings.Contains(out, `"serving"`) {
-			return n
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("it does not serve: %v: %s", err, out)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-}
+`

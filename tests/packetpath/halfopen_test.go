@@ -6,8 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,45 +17,17 @@ import (
 	"github.com/baton-mesh/baton/supervisor"
 	"github.com/baton-mesh/baton/supervisor/admin"
 	"github.com/baton-mesh/baton/supervisor/demo"
+	"github.com/baton-mesh/baton/tests/node"
 	"github.com/baton-mesh/baton/tests/testnet"
 )
+
+func TestMain(m *testing.M) { os.Exit(node.Main(m)) }
 
 // startNode runs a supervisor on a host.
 func startNode(t *testing.T, host *testnet.Host) (*demo.Node, *admin.Client) {
 	t.Helper()
-	dir := t.TempDir()
-	build := exec.Command("go", "build", "-o", dir, "./supervisor/cmd/baton", "./proxy/cmd/baton-proxy")
-	build.Dir = filepath.Join("..", "..")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	at := demo.Place{Addr: host.Addr4, Command: host.Command, Listen: host.Listen}
-	node, err := demo.StartNode(t.Context(), filepath.Join(dir, "baton"), at, demo.Settings{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := node.Stop(); err != nil {
-			t.Error(err)
-		}
-		if t.Failed() {
-			log, _ := os.ReadFile(node.LogFile())
-			t.Logf("%s", log)
-		}
-		node.Remove()
-	})
-	return node, admin.Dial(node.Socket())
-}
-
-func eventually(t *testing.T, within time.Duration, what string, cond func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(within)
-	for !cond() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", within, what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	n := node.Start(t, node.On(host), demo.Settings{})
+	return n, admin.Dial(n.Socket())
 }
 
 // nobodyHears makes a host send what is for a peer to a station that does not
@@ -175,12 +145,12 @@ const handshakes = 20
 // is not told to stop before, and it serves the connection.
 func TestHandshakesThatFinishInTime(t *testing.T) {
 	hosts := testnet.New(t, "client", "node")
-	client, node := hosts[0], hosts[1]
-	running, c := startNode(t, node)
+	client, server := hosts[0], hosts[1]
+	running, c := startNode(t, server)
 
-	heard := nobodyHears(t, node, client)
+	heard := nobodyHears(t, server, client)
 	results := connect(client, running.TCP, handshakes)
-	eventually(t, 5*time.Second, "the handshakes are half open", func() bool { return halfOpen(t, node) == handshakes })
+	node.Eventually(t, "the handshakes are half open", func() bool { return halfOpen(t, server) == handshakes })
 	res, err := c.Release(t.Context(), supervisor.Request{NoVerify: true})
 	if err != nil || res.Outcome != supervisor.Passed {
 		t.Fatalf("%+v, %v", res, err)
@@ -191,7 +161,7 @@ func TestHandshakesThatFinishInTime(t *testing.T) {
 	// Longer than any fence, shorter than the wait.
 	time.Sleep(500 * time.Millisecond)
 	if g := generation(t, c, 1); saysDraining(g) {
-		t.Fatalf("generation 1 was told to stop with %d handshakes half open: %+v", halfOpen(t, node), g)
+		t.Fatalf("generation 1 was told to stop with %d handshakes half open: %+v", halfOpen(t, server), g)
 	}
 	heard()
 	for range handshakes {
@@ -199,7 +169,7 @@ func TestHandshakesThatFinishInTime(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	eventually(t, 10*time.Second, "generation 1 ends", func() bool { return generation(t, c, 1) == nil })
+	node.Eventually(t, "generation 1 ends", func() bool { return generation(t, c, 1) == nil })
 	st, err := c.Status(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -213,19 +183,19 @@ func TestHandshakesThatFinishInTime(t *testing.T) {
 // its handshake goes over by migration, is counted, and still ends well.
 func TestHandshakesThatTakeTooLong(t *testing.T) {
 	hosts := testnet.New(t, "client", "node")
-	client, node := hosts[0], hosts[1]
-	running, c := startNode(t, node)
+	client, server := hosts[0], hosts[1]
+	running, c := startNode(t, server)
 
-	heard := nobodyHears(t, node, client)
+	heard := nobodyHears(t, server, client)
 	results := connect(client, running.TCP, handshakes)
-	eventually(t, 5*time.Second, "the handshakes are half open", func() bool { return halfOpen(t, node) == handshakes })
+	node.Eventually(t, "the handshakes are half open", func() bool { return halfOpen(t, server) == handshakes })
 	begin := time.Now()
 	res, err := c.Release(t.Context(), supervisor.Request{NoVerify: true})
 	if err != nil || res.Outcome != supervisor.Passed {
 		t.Fatalf("%+v, %v", res, err)
 	}
 	left := 0
-	eventually(t, 10*time.Second, "generation 1 ends", func() bool {
+	node.Eventually(t, "generation 1 ends", func() bool {
 		g := generation(t, c, 1)
 		if g != nil {
 			left = g.HalfOpenLeft
@@ -250,7 +220,7 @@ func TestHandshakesThatTakeTooLong(t *testing.T) {
 	}
 	// The program may run twice for one of them, when its SYN-ACK is sent again
 	// and when its ACK comes; the kernel counts what it moved.
-	if moved, lost := kernelCounter(t, node, "TCPMigrateReqSuccess"), kernelCounter(t, node, "TCPMigrateReqFailure"); moved != handshakes || lost != 0 {
+	if moved, lost := kernelCounter(t, server, "TCPMigrateReqSuccess"), kernelCounter(t, server, "TCPMigrateReqFailure"); moved != handshakes || lost != 0 {
 		t.Errorf("the kernel moved %d handshakes and lost %d, want %d and 0", moved, lost, handshakes)
 	}
 	if n := count(st, "migrated"); n < handshakes {

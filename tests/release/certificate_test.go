@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/baton-mesh/baton/supervisor/demo"
+	"github.com/baton-mesh/baton/tests/node"
 )
 
 // writeCertificate puts a new certificate of that name, and its key, which root
@@ -52,14 +53,14 @@ func writeCertificate(t *testing.T, dir, name string) {
 // HTTP/2 and over HTTP/1.1. A session of the generation before is resumed by the
 // one after.
 func TestCertificateIsReplaced(t *testing.T) {
-	node := startNode(t, demo.Place{}, demo.Settings{TLS: func(dir string) { writeCertificate(t, dir, "first") }})
-	url := "https://" + node.HTTP.String() + "/small?seed=1"
+	n := node.Start(t, demo.Place{}, demo.Settings{TLS: func(dir string) { writeCertificate(t, dir, "first") }})
+	url := "https://" + n.HTTP.String() + "/small?seed=1"
 	config := &tls.Config{InsecureSkipVerify: true, ClientSessionCache: tls.NewLRUClientSessionCache(8)}
 	get := func(http2 bool) (*tls.ConnectionState, error) {
 		transport := &http.Transport{TLSClientConfig: config.Clone(), ForceAttemptHTTP2: http2}
 		transport.TLSClientConfig.ClientSessionCache = config.ClientSessionCache
 		defer transport.CloseIdleConnections()
-		resp, err := (&http.Client{Transport: transport, Timeout: 10 * time.Second}).Get(url)
+		resp, err := (&http.Client{Transport: transport, Timeout: node.Enough}).Get(url)
 		if err != nil {
 			return nil, err
 		}
@@ -74,21 +75,21 @@ func TestCertificateIsReplaced(t *testing.T) {
 		t.Fatalf("%+v, %v", first, err)
 	}
 
-	file, err := node.WriteConfig("candidate", demo.Settings{TLS: func(string) {}})
+	file, err := n.WriteConfig("candidate", demo.Settings{TLS: func(string) {}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r, err := node.Release(t.Context(), file); err != nil || r.Outcome != "passed" {
+	if r, err := n.Release(t.Context(), file); err != nil || r.Outcome != "passed" {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	if again, err := get(true); err != nil || !again.DidResume {
 		t.Errorf("generation 2 did not resume a session of generation 1: %v", err)
 	}
 
-	writeCertificate(t, node.Dir, "second")
+	writeCertificate(t, n.Dir, "second")
 	config.ClientSessionCache = tls.NewLRUClientSessionCache(8)
 	asked := 0
-	waitFor(t, 15*time.Second, "the new certificate", func() bool {
+	node.Eventually(t, "the new certificate", func() bool {
 		asked++
 		state, err := get(asked%2 == 0)
 		if err != nil {

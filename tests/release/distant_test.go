@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/baton-mesh/baton/supervisor/demo"
+	"github.com/baton-mesh/baton/tests/node"
 	"github.com/baton-mesh/baton/tests/testnet"
 )
 
@@ -20,9 +21,9 @@ const distance = 20 * time.Millisecond
 // pace, whatever became of those before, so that at each instant some are half
 // open.
 func afar(t *testing.T) site {
-	client, node := testnet.Distant(t, distance, "client", "node")
+	client, host := testnet.Distant(t, distance, "client", "node")
 	return site{
-		node: demo.Place{Addr: node.Addr4, Command: node.Command, Listen: node.Listen},
+		node: node.On(host),
 		dial: func(ctx context.Context, address string) (c net.Conn, err error) {
 			err = client.Do(func() error {
 				c, err = new(net.Dialer).DialContext(ctx, "tcp", address)

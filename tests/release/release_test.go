@@ -12,7 +12,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
@@ -20,54 +19,10 @@ import (
 	"time"
 
 	"github.com/baton-mesh/baton/supervisor/demo"
+	"github.com/baton-mesh/baton/tests/node"
 )
 
-// need skips the test where something is missing that it cannot do without. In
-// CI nothing may be missing.
-func need(t *testing.T, there bool, what string) {
-	t.Helper()
-	switch {
-	case there:
-	case os.Getenv("CI") == "true":
-		t.Fatalf("needs %s", what)
-	default:
-		t.Skipf("needs %s", what)
-	}
-}
-
-// build compiles the supervisor and the proxy side by side.
-func build(t *testing.T) (executable string) {
-	t.Helper()
-	dir := t.TempDir()
-	cmd := exec.Command("go", "build", "-o", dir, "./supervisor/cmd/baton", "./proxy/cmd/baton-proxy")
-	cmd.Dir = filepath.Join("..", "..")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %v\n%s", cmd.Args, err, out)
-	}
-	return filepath.Join(dir, "baton")
-}
-
-func startNode(t *testing.T, at demo.Place, s demo.Settings) *demo.Node {
-	t.Helper()
-	need(t, os.Geteuid() == 0, "root")
-	node, err := demo.StartNode(t.Context(), build(t), at, s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := node.Stop(); err != nil {
-			t.Error(err)
-		}
-		if t.Failed() {
-			t.Logf("log of the node: %s", node.LogFile())
-			return
-		}
-		if err := node.Remove(); err != nil {
-			t.Error(err)
-		}
-	})
-	return node
-}
+func TestMain(m *testing.M) { os.Exit(node.Main(m)) }
 
 // releases is the number of releases in a row.
 func releases(t *testing.T, usual int) int {
@@ -157,16 +112,16 @@ func startRun(t *testing.T, at site, settings demo.Settings) *run {
 	// A client that gets a slow answer when the drain begins may send one more
 	// slow request before it is told: six seconds, and longer on a busy machine.
 	settings.DrainTimeout = 30 * time.Second
-	node := startNode(t, at.node, settings)
-	file, err := node.WriteConfig("candidate", settings)
+	n := node.Start(t, at.node, settings)
+	file, err := n.WriteConfig("candidate", settings)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := &run{
-		node: node,
+		node: n,
 		// As long as the streams, so that none of 200 shifts finds a kind between two operations.
-		load:  &demo.Load{HTTP: node.HTTP.String(), TCP: node.TCP.String(), Dial: at.dial, Slow: 2 * time.Second},
-		watch: &demo.Watcher{Node: node},
+		load:  &demo.Load{HTTP: n.HTTP.String(), TCP: n.TCP.String(), Dial: at.dial, Slow: 2 * time.Second},
+		watch: &demo.Watcher{Node: n},
 		burst: at.burst,
 		file:  file,
 	}
@@ -174,9 +129,9 @@ func startRun(t *testing.T, at site, settings demo.Settings) *run {
 	r.stop = stop
 	r.running.Go(func() { r.load.Run(ctx) })
 	r.running.Go(func() { r.watch.Run(ctx) })
-	r.tools = startTools(ctx, t, &r.running, at.command, "http://"+node.HTTP.String())
+	r.tools = startTools(ctx, t, &r.running, at.command, "http://"+n.HTTP.String())
 	// Every kind must be in the middle of something before the first shift.
-	waitFor(t, 10*time.Second, "the load to get going", func() bool { return r.load.Counts().OK > 250 })
+	node.Eventually(t, "the load to get going", func() bool { return r.load.Counts().OK > 250 })
 	return r
 }
 
@@ -338,14 +293,5 @@ func logFailures(t *testing.T, ops []demo.Op, shifts []demo.Window) {
 		}
 		t.Logf("%s from %s, begun %v and ended %v after the last shift: %v", op.Kind, op.Flow.Client,
 			(since - op.End.Sub(op.Start)).Round(time.Millisecond), since.Round(time.Millisecond), op.Err)
-	}
-}
-
-func waitFor(t *testing.T, atMost time.Duration, what string, done func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(atMost); !done(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited %v for %s", atMost, what)
-		}
 	}
 }

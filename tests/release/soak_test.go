@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/baton-mesh/baton/supervisor/demo"
+	"github.com/baton-mesh/baton/tests/node"
 )
 
 // sample is what the supervisor holds at one moment.
@@ -32,12 +33,12 @@ func TestThousandReleases(t *testing.T) {
 	}
 	const releases, warm = 1000, 100
 	settings := demo.Settings{MaxGenerations: 64}
-	node := startNode(t, demo.Place{}, settings)
-	file, err := node.WriteConfig("candidate", settings)
+	n := node.Start(t, demo.Place{}, settings)
+	file, err := n.WriteConfig("candidate", settings)
 	if err != nil {
 		t.Fatal(err)
 	}
-	load := &demo.Load{HTTP: node.HTTP.String(), TCP: node.TCP.String(), Slow: time.Second}
+	load := &demo.Load{HTTP: n.HTTP.String(), TCP: n.TCP.String(), Slow: time.Second}
 	ctx, stop := context.WithCancel(t.Context())
 	var clients sync.WaitGroup
 	clients.Go(func() { load.Run(ctx) })
@@ -46,8 +47,8 @@ func TestThousandReleases(t *testing.T) {
 
 	// quiet waits until the drains are over, so that samples compare.
 	quiet := func() {
-		waitFor(t, 60*time.Second, "old generations to end", func() bool {
-			s, err := node.Status(t.Context())
+		node.Eventually(t, "old generations to end", func() bool {
+			s, err := n.Status(t.Context())
 			return err == nil && len(s.Generations) == 1 && s.Release == nil
 		})
 	}
@@ -56,7 +57,7 @@ func TestThousandReleases(t *testing.T) {
 	var releasing time.Duration
 	for i := 1; i <= releases; i++ {
 		start := time.Now()
-		r, err := node.ReleaseUnwatched(t.Context(), file)
+		r, err := n.ReleaseUnwatched(t.Context(), file)
 		releasing += time.Since(start)
 		if err != nil {
 			t.Fatal(err)
@@ -66,7 +67,7 @@ func TestThousandReleases(t *testing.T) {
 		}
 		if i%50 == 0 {
 			quiet()
-			samples = append(samples, take(t, node, i))
+			samples = append(samples, take(t, n, i))
 			t.Logf("%+v", samples[len(samples)-1])
 		}
 	}
@@ -107,10 +108,10 @@ func TestThousandReleases(t *testing.T) {
 }
 
 // take reads what the supervisor holds.
-func take(t *testing.T, node *demo.Node, release int) sample {
+func take(t *testing.T, n *demo.Node, release int) sample {
 	t.Helper()
 	s := sample{release: release}
-	dir := fmt.Sprintf("/proc/%d", node.PID())
+	dir := fmt.Sprintf("/proc/%d", n.PID())
 	s.descriptors, s.threads = entries(t, dir+"/fd"), entries(t, dir+"/task")
 	status, err := os.ReadFile(dir + "/status")
 	if err != nil {
@@ -121,18 +122,18 @@ func take(t *testing.T, node *demo.Node, release int) sample {
 			s.kilobytes, _ = strconv.Atoi(f[1])
 		}
 	}
-	resp, err := http.Get("http://" + node.Admin() + "/metrics")
+	resp, err := http.Get("http://" + n.Admin() + "/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
 	metrics := readAll(t, resp.Body)
 	for line := range strings.Lines(metrics) {
-		if n, ok := strings.CutPrefix(line, "go_goroutines "); ok {
-			s.goroutines, _ = strconv.Atoi(strings.TrimSpace(n))
+		if text, ok := strings.CutPrefix(line, "go_goroutines "); ok {
+			s.goroutines, _ = strconv.Atoi(strings.TrimSpace(text))
 		}
 	}
-	s.pins, s.groups = found(t, "/sys/fs/bpf/baton/*", node), found(t, "/sys/fs/cgroup*/baton-*", node)+found(t, "/sys/fs/cgroup/*/baton-*", node)
+	s.pins, s.groups = found(t, "/sys/fs/bpf/baton/*", n), found(t, "/sys/fs/cgroup*/baton-*", n)+found(t, "/sys/fs/cgroup/*/baton-*", n)
 	return s
 }
 
@@ -146,14 +147,14 @@ func entries(t *testing.T, dir string) int {
 }
 
 // found counts everything below the directories that belong to the node.
-func found(t *testing.T, pattern string, node *demo.Node) (n int) {
+func found(t *testing.T, pattern string, of *demo.Node) (n int) {
 	t.Helper()
 	dirs, err := filepath.Glob(pattern)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, dir := range dirs {
-		if !strings.Contains(dir, filepath.Base(node.Dir)) {
+		if !strings.Contains(dir, filepath.Base(of.Dir)) {
 			continue
 		}
 		filepath.WalkDir(dir, func(_ string, d os.DirEntry, err error) error {

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/baton-mesh/baton/tests/need"
 )
 
 // A tool is somebody else's client: it shares no mistake with those of package
@@ -111,8 +113,7 @@ type results struct {
 func needTools(t *testing.T) {
 	t.Helper()
 	for _, tool := range tools {
-		_, err := exec.LookPath(tool.name)
-		need(t, err == nil, tool.name+": apt install "+cmp.Or(tool.pkg, tool.name))
+		need.Tool(t, tool.name, cmp.Or(tool.pkg, tool.name))
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/tests/need"
 )
 
 const (
@@ -34,7 +36,7 @@ const (
 // The link carries IP packets: the hosts have no hardware addresses.
 func Distant(t testing.TB, rtt time.Duration, one, other string) (*Host, *Host) {
 	t.Helper()
-	needRoot(t)
+	need.Root(t, "network namespaces")
 	a, b := newHost(t, one, 1), newHost(t, other, 2)
 	var ends []*os.File
 	var carriers sync.WaitGroup

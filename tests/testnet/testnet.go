@@ -28,6 +28,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/tests/need"
 )
 
 // Interface is the name of every host's link to the others.
@@ -46,7 +48,7 @@ type Host struct {
 // test ends. Without root the test is skipped, but in CI that is a failure.
 func New(t testing.TB, names ...string) []*Host {
 	t.Helper()
-	needRoot(t)
+	need.Root(t, "network namespaces")
 	hub, err := newNamespace()
 	if err != nil {
 		t.Fatal(err)
@@ -73,16 +75,6 @@ func New(t testing.TB, names ...string) []*Host {
 		}
 	}
 	return hosts
-}
-
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("network namespaces need root")
-		}
-		t.Skip("network namespaces need root")
-	}
 }
 
 // newHost makes the n-th host of a network, without its link.
