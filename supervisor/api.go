@@ -91,7 +91,8 @@ type Status struct {
 	PID         int                `json:"pid"`
 	Node        string             `json:"node"`
 	ServerID    uint32             `json:"server_id"`
-	Steering    string             `json:"steering"`
+	Steering    string             `json:"steering"`                  // bpf or takeover; none where a comparison asks for it
+	Because     string             `json:"steering_reason,omitempty"` // why this steering; empty: it is the best there is
 	Current     uint64             `json:"current,omitempty"`
 	Generations []GenerationStatus `json:"generations"`
 	Release     *ReleaseStatus     `json:"release,omitempty"` // the one that runs

@@ -120,11 +120,12 @@ func (s *Supervisor) dropSpare(g *generation) {
 }
 
 // steered reports whether new flows go to somebody else now, so that the
-// generation's queues can run empty.
+// generation's queues can run empty. Queues that are shared need not: they
+// outlive the generation.
 func (s *Supervisor) steered(g *generation) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.shift.current != nil && s.shift.current != g
+	return s.steering.chooses() && s.shift.current != nil && s.shift.current != g
 }
 
 // emptyQueues (docs/decisions/003) waits until nothing is queued for a generation that gets no new

@@ -179,6 +179,10 @@ func generationMain(how string) {
 			for range stop {
 			}
 		}()
+	case "gentle":
+		notify("READY=1")
+		serveGently(server, listeners, stop)
+		return
 	default:
 		notify("READY=1\nSTATUS=serving")
 	}
@@ -190,6 +194,31 @@ func generationMain(how string) {
 	}
 	<-stop
 	server.Shutdown(context.Background())
+}
+
+// serveGently ends without Server.Shutdown, which drops a request that it has
+// just read (conn.serve of net/http asks shuttingDown between reading and
+// handling). Where queues are shared, a connection may be accepted at any time.
+func serveGently(server *http.Server, listeners []net.Listener, stop <-chan os.Signal) {
+	var loops, conns sync.WaitGroup
+	server.ConnState = func(_ net.Conn, s http.ConnState) {
+		switch s {
+		case http.StateNew:
+			conns.Add(1)
+		case http.StateClosed, http.StateHijacked:
+			conns.Done()
+		}
+	}
+	for _, l := range listeners {
+		loops.Go(func() { server.Serve(l) })
+	}
+	<-stop
+	server.SetKeepAlivesEnabled(false)
+	for _, l := range listeners {
+		l.Close()
+	}
+	loops.Wait()
+	conns.Wait()
 }
 
 // node is a supervisor under test.

@@ -38,7 +38,11 @@ const (
 // counters, not the answer, on who was reached.
 func (s *Supervisor) probe(ctx context.Context, r *release) error {
 	by, ok := s.steering.(*steering)
-	if !ok || !by.attach {
+	if !ok {
+		r.result.Evidence = append(r.result.Evidence, "no probe: takeover mode cannot connect to the candidate alone; it was ready by its own word")
+		return nil
+	}
+	if !by.attach {
 		return nil // a probe could reach anybody
 	}
 	probes, probing := errgroup.WithContext(ctx) // ends when all are done

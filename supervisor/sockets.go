@@ -66,7 +66,11 @@ func (s *socket) configure(family int, addr netip.AddrPort, dualStack bool) erro
 			return fmt.Errorf("setsockopt: %w", err)
 		}
 	}
-	if err := unix.Bind(s.fd, sa); err != nil {
+	err := unix.Bind(s.fd, sa)
+	if errors.Is(err, unix.EACCES) {
+		return fmt.Errorf("bind: %w (ports below net.ipv4.ip_unprivileged_port_start, usually 1024, need CAP_NET_BIND_SERVICE)", err)
+	}
+	if err != nil {
 		return fmt.Errorf("bind: %w", err)
 	}
 	cookie, err := unix.GetsockoptUint64(s.fd, unix.SOL_SOCKET, unix.SO_COOKIE)

@@ -242,15 +242,16 @@ func (s *Supervisor) heard(g *generation, fields map[string]string) {
 	}
 }
 
-// dismiss undoes start. A candidate that was given flows keeps them until they
-// end, like any other that is replaced; one that was not is killed.
+// dismiss undoes start. A candidate that was given flows, or may have taken
+// some, keeps them until they end, like any other that is replaced; one that
+// cannot have any is killed.
 func (s *Supervisor) dismiss(_ context.Context, r *release) error {
 	g := r.candidate
 	if g == nil {
 		return nil
 	}
 	s.mu.Lock()
-	drain := r.shifted && g.alive()
+	drain := (r.shifted || !s.steering.chooses()) && g.alive()
 	if drain {
 		s.retire(g, g.recipe.config.Release.DrainTimeout)
 	}

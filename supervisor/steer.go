@@ -213,12 +213,15 @@ func (s *steering) waiting(sockets map[string][]socket) (QueueLengths, error) {
 	if err != nil {
 		return QueueLengths{}, err
 	}
-	var sum QueueLengths
+	return sumQueues(found), nil
+}
+
+func sumQueues(found map[uint64]iter.Queue) (sum QueueLengths) {
 	for _, q := range found {
 		sum.HalfOpen += q.HalfOpen
 		sum.ToAccept += q.ToAccept
 	}
-	return sum, nil
+	return sum
 }
 
 // queued reads what is queued on each of some listening sockets, by cookie.

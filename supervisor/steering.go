@@ -6,8 +6,8 @@ import (
 	"github.com/baton-mesh/baton/proxy/config"
 )
 
-// steerer is how a new flow finds its generation. [steering] has a program in
-// the kernel choose.
+// steerer is how a new flow finds its generation: [steering] has a program in
+// the kernel choose, [takeover] lets generations share their listening sockets.
 type steerer interface {
 	mode() config.Steering
 	// chooses reports whether the generation of a new flow can be chosen: the

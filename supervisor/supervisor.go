@@ -21,7 +21,6 @@ import (
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/proxy/keys"
 	"github.com/baton-mesh/baton/supervisor/cgroup"
-	"github.com/baton-mesh/baton/supervisor/doctor"
 	"github.com/baton-mesh/baton/supervisor/notify"
 )
 
@@ -55,6 +54,7 @@ type Supervisor struct {
 	file     stateFile
 	notify   *notify.Socket
 	steering steerer
+	why      string        // this steering and no other; empty: it is the best there is
 	pins     string        // this instance's directory in the BPF file system; empty: none
 	keys     *keys.Page    // what generations share, so that one's TLS tickets are good for the next
 	certs    chan struct{} // one token: another configuration serves
@@ -122,9 +122,11 @@ func New(o Options) (_ *Supervisor, err error) {
 			s.close()
 		}
 	}()
-	if err := doctor.Missing(); err != nil {
+	mode, why, err := chooseSteering(s.config.Steering)
+	if err != nil {
 		return nil, err
 	}
+	s.why = why
 	dir := s.config.RuntimeDir
 	if s.lock, err = lockRuntimeDir(dir); err != nil {
 		return nil, err
@@ -139,8 +141,7 @@ func New(o Options) (_ *Supervisor, err error) {
 	if s.notify, err = notify.Listen(filepath.Join(dir, "notify")); err != nil {
 		return nil, fmt.Errorf("notify socket: %w", err)
 	}
-	instance := instanceName(dir)
-	if s.cgroups, err = cgroup.MakeBase("baton-" + instance); err != nil {
+	if s.cgroups, err = cgroup.MakeBase("baton-" + instanceName(dir)); err != nil {
 		s.log.Warn("no cgroups: READY=1 is believed from a generation's main process alone", "reason", err)
 	}
 	s.findLeftovers()
@@ -150,15 +151,9 @@ func New(o Options) (_ *Supervisor, err error) {
 	if s.keys, err = keys.New(); err != nil {
 		return nil, err
 	}
-	if s.pins, err = pinDir(instance); err != nil {
-		s.log.Warn("nothing is pinned: the tables cannot be inspected from outside", "reason", err)
+	if err := s.openSteerer(mode, !o.Unsteered); err != nil {
+		return nil, err
 	}
-	by, err := openSteering(s.config.Listeners, s.pins, !o.Unsteered)
-	if err != nil {
-		return nil, fmt.Errorf("steering: %w (`baton doctor` says what this machine lacks)", err)
-	}
-	s.steering = by // not a nil of its type
-	s.openGuard(s.pins)
 	return s, nil
 }
 
@@ -378,7 +373,7 @@ func (s *Supervisor) Status() Status {
 	defer s.mu.Unlock()
 	st := Status{
 		State: "waiting", Version: s.opts.Version, PID: os.Getpid(),
-		Node: s.config.Node.Name, ServerID: s.config.Node.ServerID, Steering: "bpf",
+		Node: s.config.Node.Name, ServerID: s.config.Node.ServerID, Steering: string(s.steering.mode()), Because: s.why,
 		Generations: []GenerationStatus{}, Drained: s.drained, Guard: s.guardStatus(),
 	}
 	if s.opts.Unsteered {

@@ -42,6 +42,9 @@ func (s *Supervisor) validate(ctx context.Context, r *release) error {
 	if err := s.sameListeners(r.recipe.config); err != nil {
 		return err
 	}
+	if err := s.steering.refuse(r); err != nil {
+		return err
+	}
 	if err := s.refuseStrangers(); err != nil {
 		return err
 	}
@@ -68,7 +71,7 @@ func (s *Supervisor) prepare(req Request) (*recipe, error) {
 
 // cook makes a recipe of a configuration: the account looked up, the binary opened.
 func (s *Supervisor) cook(c *config.Config, path string, req Request) (*recipe, error) {
-	account, err := spawn.LookUpAccount(c.Proxy.User)
+	account, err := s.account(c.Proxy.User)
 	if err != nil {
 		return nil, err
 	}

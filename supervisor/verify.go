@@ -14,6 +14,11 @@ func (s *Supervisor) verify(ctx context.Context, r *release) error {
 	if err := s.watchCandidate(ctx, r); err != nil {
 		return err
 	}
+	if !s.steering.chooses() {
+		r.result.Evidence = append(r.result.Evidence,
+			"the candidate lives and its sockets listen; old and new have accepted from the same queues, and nobody counted which took what")
+		return nil
+	}
 	now, err := s.baseline(r.candidate)
 	if err != nil {
 		return err

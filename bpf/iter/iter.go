@@ -47,6 +47,16 @@ func Open() (*Queues, error) {
 	return q, nil
 }
 
+// Supported loads and frees the iterator: nil where this kernel and these
+// privileges allow it.
+func Supported() error {
+	q, err := Open()
+	if err != nil {
+		return err
+	}
+	return q.Close()
+}
+
 // Read returns the queues of the sockets with these cookies (SO_COOKIE). A
 // socket that does not listen any more is missing from the answer.
 func (q *Queues) Read(cookies []uint64) (found map[uint64]Queue, err error) {

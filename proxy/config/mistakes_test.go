@@ -131,8 +131,6 @@ var mistakes = []struct {
 		`baton.yaml:11: upstreams[0].protocol: unknown protocol "h2" (did you mean h2c?)`},
 	{"udp", `8081", protocol: tcp`, `8081", protocol: udp`,
 		"baton.yaml:6: listeners[1].protocol: protocol udp is not built yet (write http or https or tcp)"},
-	{"takeover", "steering: auto", "steering: takeover",
-		"baton.yaml:15: steering: steering takeover is not built yet (write auto or bpf)"},
 	{"balancer", "steering: auto", "balancer: {interfaces: [eth0]}",
 		"baton.yaml:15: balancer: the balancer is not built yet (leave it out)"},
 	{"name missing", "name: edge-1", `name: ""`,

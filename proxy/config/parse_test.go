@@ -180,7 +180,7 @@ func TestEnvironmentMistakes(t *testing.T) {
 		"BATON_NODE_SERVER_ID=x":           `$BATON_NODE_SERVER_ID: node.server_id: must be a whole number, not the text "x"`,
 		"BATON_NODE_SERVER_ID=0":           `$BATON_NODE_SERVER_ID: node.server_id: is 0 (write a number that no other node has)`,
 		"BATON_PROXY_BATON=":               `$BATON_PROXY_BATON: proxy.baton: has no value (write one, or leave the key out)`,
-		"BATON_STEERING=takeover":          `$BATON_STEERING: steering: steering takeover is not built yet (write auto or bpf)`,
+		"BATON_STEERING=hash":              `$BATON_STEERING: steering: unknown steering "hash" (write auto or bpf or takeover)`,
 	} {
 		t.Run(assignment, func(t *testing.T) {
 			if _, err := Parse("baton.yaml", []byte(valid), []string{assignment}); err == nil || err.Error() != want {

@@ -136,7 +136,7 @@ func TestSchemaRefuses(t *testing.T) {
 		"listeners[].max_header_bytes": {5, "5KB", "-5B"},
 		"listeners[].protocol":         {"udp"},
 		"listeners[].worker_choice":    {"random"},
-		"steering":                     {"takeover"},
+		"steering":                     {"hash"},
 		"release.on_inconclusive":      {"retry"},
 		"listeners[]":                  {map[string]any{"name": "web"}},
 		"node":                         {map[string]any{"Name": "web"}},

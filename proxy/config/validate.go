@@ -18,8 +18,7 @@ var (
 	protocolsLater    = []Protocol{"http3", "udp"}
 	workerChoices     = []WorkerChoice{ByHash, ByCPU}
 	upstreamProtocols = []UpstreamProtocol{HTTP1, H2C}
-	steerings         = []Steering{SteeringAuto, SteeringBPF}
-	steeringsLater    = []Steering{SteeringTakeover}
+	steerings         = []Steering{SteeringAuto, SteeringBPF, SteeringTakeover}
 	onInconclusive    = []string{"hold", "rollback"}
 )
 
@@ -48,7 +47,7 @@ func (v validator) all() {
 	v.node()
 	v.proxy()
 	v.release()
-	choice(v, "steering", "steering", v.c.Steering, steerings, steeringsLater)
+	choice(v, "steering", "steering", v.c.Steering, steerings, nil)
 	upstreams := v.upstreams()
 	listeners := v.listeners()
 	v.admin()

@@ -33,7 +33,7 @@ not, else 1. Neither clang nor kernel headers are needed on a node.`,
 }
 
 func runDoctor(cmd *cobra.Command, file string) error {
-	o := doctor.Options{Steering: trySteering, Iterator: tryIterator}
+	o := doctor.Options{Steering: trySteering, Iterator: iter.Supported}
 	if file != "" {
 		var err error
 		if o.Config, err = config.Load(file); err != nil {
@@ -64,12 +64,4 @@ func trySteering() error {
 		return err
 	}
 	return node.Close()
-}
-
-func tryIterator() error {
-	queues, err := iter.Open()
-	if err != nil {
-		return err
-	}
-	return queues.Close()
 }

@@ -79,6 +79,9 @@ func status(cmd *cobra.Command) (supervisor.Status, error) {
 
 func printStatus(st supervisor.Status) {
 	fmt.Printf("%s: %s, generation %d, steering %s, supervisor pid %d, version %s\n", st.Node, st.State, st.Current, st.Steering, st.PID, st.Version)
+	if st.Because != "" {
+		fmt.Printf("steering is %s because %s\n", st.Steering, st.Because)
+	}
 	if r := st.Release; r != nil {
 		fmt.Printf("release %d is in %s: generation %d gets %.0f%% of new flows\n", r.ID, r.Stage, r.Generation, r.Weight*100)
 	}

@@ -1,0 +1,217 @@
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/bpf/iter"
+	"github.com/baton-mesh/baton/bpf/reuseport"
+	"github.com/baton-mesh/baton/proxy/config"
+)
+
+// takeover is the mode without BPF (docs/decisions/017). Each listener has one
+// socket, which the supervisor keeps and every generation gets, so they all
+// accept from one queue. What that means:
+//
+//   - The queue is nobody's: neither a generation that stops nor one that dies
+//     takes a connection with it that it has not accepted.
+//   - A new flow goes to whoever accepts first. A candidate has its share from
+//     the moment it accepts, and the old generation until it is told to stop,
+//     which it is after the verdict.
+//   - A generation that shuts a socket down (shutdown(2)) does so for all. The
+//     supervisor listens again; what was queued has been reset by then.
+type takeover struct {
+	nonblocking bool // of the one file description that all generations share
+
+	mu     sync.Mutex
+	shared []sharedSocket // in the order of the file; none after closeSinks
+}
+
+// sharedSocket is the supervisor's own descriptor of a listener.
+type sharedSocket struct {
+	socket
+	conf config.Listener
+}
+
+func openTakeover(c *config.Config) (_ *takeover, err error) {
+	t := &takeover{nonblocking: c.Proxy.Nonblocking}
+	for _, conf := range c.Listeners {
+		s, err := bind(conf, t.nonblocking)
+		if err == nil {
+			t.shared = append(t.shared, sharedSocket{s, conf})
+			err = s.listen(conf.Backlog)
+		}
+		if err != nil {
+			t.close()
+			return nil, err
+		}
+	}
+	return t, nil
+}
+
+func (t *takeover) mode() config.Steering { return config.SteeringTakeover }
+
+func (t *takeover) chooses() bool { return false }
+
+// refuse names what sharing rules out: a share of new flows by weight, and
+// another blocking mode, which would change under the generations that live.
+func (t *takeover) refuse(r *release) error {
+	var errs []error
+	for _, share := range r.ramp() {
+		if share < 1 {
+			errs = append(errs, fmt.Errorf("the ramp gives the candidate %v of new flows, and takeover mode cannot: the kernel gives each flow to whoever accepts first; make the ramp 100%%", share))
+			break
+		}
+	}
+	if r.recipe.config.Proxy.Nonblocking != t.nonblocking {
+		errs = append(errs, fmt.Errorf("proxy.nonblocking would become %v: in takeover mode the generations share their sockets, so that needs a restart of the supervisor", !t.nonblocking))
+	}
+	return errors.Join(errs...)
+}
+
+// bind duplicates the shared sockets. One a listener, whatever its workers: a
+// second would only be another name of the same queue.
+func (t *takeover) bind(c *config.Config) (all map[string][]socket, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	all = make(map[string][]socket, len(c.Listeners))
+	defer func() {
+		if err != nil {
+			closeAll(all)
+		}
+	}()
+	for _, conf := range c.Listeners {
+		s := t.named(conf.Name)
+		if s == nil {
+			return nil, fmt.Errorf("listener %s has no socket", conf.Name)
+		}
+		fd, err := unix.FcntlInt(uintptr(s.fd), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return nil, fmt.Errorf("duplicate the socket of listener %s: %w", conf.Name, err)
+		}
+		all[conf.Name] = []socket{{fd, s.cookie}}
+		// A socket that listens takes another backlog.
+		if err := s.listen(conf.Backlog); err != nil {
+			return nil, fmt.Errorf("listener %s: %w", conf.Name, err)
+		}
+		s.conf.Backlog = conf.Backlog
+	}
+	return all, nil
+}
+
+// named finds a listener's socket. t.mu is held.
+func (t *takeover) named(name string) *sharedSocket {
+	for i := range t.shared {
+		if t.shared[i].conf.Name == name {
+			return &t.shared[i]
+		}
+	}
+	return nil
+}
+
+// There is nothing to arm and nothing to move.
+
+func (t *takeover) fill(uint8, *config.Config, map[string][]socket) error { return nil }
+func (t *takeover) empty(uint8)                                           {}
+func (t *takeover) shift(reuseport.Shift)                                 {}
+func (t *takeover) fence() error                                          { return nil }
+func (t *takeover) counts(int) (reuseport.Counts, error)                  { return reuseport.Counts{}, nil }
+func (t *takeover) emptySinks() error                                     { return nil }
+func (t *takeover) detach()                                               {}
+
+// inSlot counts the sockets that listen. One that was shut down listens again
+// when it returns, and is counted as gone this once: who asks first has a
+// generation to blame.
+func (t *takeover) inSlot(_ uint8, sockets map[string][]socket) (in, all int, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for name, workers := range sockets {
+		all += len(workers)
+		s := t.named(name)
+		if s == nil {
+			in += len(workers)
+			continue
+		}
+		listening, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+		if err != nil {
+			return 0, 0, fmt.Errorf("ask whether listener %s listens: %w", name, err)
+		}
+		if listening != 0 {
+			in += len(workers)
+		} else if err := s.listen(s.conf.Backlog); err != nil {
+			return 0, 0, fmt.Errorf("listener %s was shut down; listening again: %w", name, err)
+		}
+	}
+	return in, all, nil
+}
+
+// queued reads the lengths of the accept queues. A handshake that is half open
+// belongs to nobody either; it is not counted.
+func (t *takeover) queued(sockets map[string][]socket) (map[uint64]iter.Queue, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	found := map[uint64]iter.Queue{}
+	for name := range sockets {
+		s := t.named(name)
+		if s == nil {
+			continue
+		}
+		// Of a listening socket tcpi_unacked is the length of its accept queue
+		// (tcp_get_info, net/ipv4/tcp.c).
+		info, err := unix.GetsockoptTCPInfo(s.fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err != nil {
+			return nil, fmt.Errorf("read the queue of listener %s: %w", name, err)
+		}
+		found[s.cookie] = iter.Queue{ToAccept: int(info.Unacked)}
+	}
+	return found, nil
+}
+
+func (t *takeover) waiting(sockets map[string][]socket) (QueueLengths, error) {
+	found, err := t.queued(sockets)
+	return sumQueues(found), err
+}
+
+func (t *takeover) has(listener string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.named(listener) != nil
+}
+
+func (t *takeover) known(cookie uint64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, s := range t.shared {
+		if s.cookie == cookie {
+			return true
+		}
+	}
+	return false
+}
+
+func (t *takeover) describe(st *Status, _ int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, s := range t.shared {
+		st.Listeners = append(st.Listeners, ListenerStatus{Name: s.conf.Name, Address: s.conf.Address, Protocol: string(s.conf.Protocol)})
+	}
+}
+
+// closeSinks closes the supervisor's own descriptors: when the last generation
+// has stopped, nobody listens.
+func (t *takeover) closeSinks() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, s := range t.shared {
+		s.socket.close()
+	}
+	t.shared = nil
+}
+
+func (t *takeover) close() error {
+	t.closeSinks()
+	return nil
+}
