@@ -23,6 +23,10 @@ const (
 	OK   Level = "ok"
 	Warn Level = "warn" // Baton runs, with the limit that Advice names
 	Fail Level = "fail" // Baton does not run, or not safely
+
+	// noBPF means that new flows are not steered by BPF here. Whether that is a
+	// Fail or a Warn the configuration says; Run puts one of them in its place.
+	noBPF Level = "no bpf"
 )
 
 // Finding is the result of one examination.
@@ -80,7 +84,8 @@ func Run(o Options) Report {
 	if o.readFile == nil {
 		o.readFile = os.ReadFile
 	}
-	r := Report{Healthy: true}
+	var findings []Finding
+	steered := true
 	for _, e := range examinations {
 		for _, f := range e.run(o) {
 			if f.Name == "" {
@@ -88,11 +93,46 @@ func Run(o Options) Report {
 			} else {
 				f.Name = e.name + " " + f.Name
 			}
-			r.Healthy = r.Healthy && f.Level != Fail
-			r.Findings = append(r.Findings, f)
+			steered = steered && f.Level != noBPF
+			findings = append(findings, f)
 		}
 	}
+	r := Report{Healthy: true}
+	lack := Warn
+	if o.steering() == config.SteeringBPF {
+		lack = Fail
+	}
+	for _, f := range append([]Finding{mode(o.steering(), steered)}, findings...) {
+		if f.Level == noBPF {
+			f.Level = lack
+		}
+		r.Healthy = r.Healthy && f.Level != Fail
+		r.Findings = append(r.Findings, f)
+	}
 	return r
+}
+
+// steering is what the configuration asks for.
+func (o Options) steering() config.Steering {
+	if o.Config == nil || o.Config.Steering == "" {
+		return config.SteeringAuto
+	}
+	return o.Config.Steering
+}
+
+// mode says which steering runs here.
+func mode(want config.Steering, steered bool) Finding {
+	f := Finding{Name: "mode", Level: OK, Found: "steering by BPF"}
+	switch {
+	case want == config.SteeringTakeover:
+		f.Found = "takeover, as the configuration says: generations share their listening sockets"
+	case !steered && want == config.SteeringBPF:
+		f.Level, f.Found, f.Advice = noBPF, "steering: bpf, and this machine cannot", "see below what is missing, or write steering: auto"
+	case !steered:
+		f.Level, f.Found = noBPF, "takeover: generations share their listening sockets; no probe by the public address, no ramp, no guard"
+		f.Advice = "see below what steering by BPF lacks"
+	}
+	return f
 }
 
 // WriteTo writes the report for a person to read.

@@ -56,15 +56,15 @@ func TestFindings(t *testing.T) {
 	}{
 		{name: "new kernel", examine: examineKernel, files: files{"/proc/sys/kernel/osrelease": "6.18.44-x"}, want: OK},
 		{name: "oldest kernel", examine: examineKernel, files: files{"/proc/sys/kernel/osrelease": "5.14.0"}, want: OK},
-		{name: "old kernel", examine: examineKernel, files: files{"/proc/sys/kernel/osrelease": "5.13.19"}, want: Fail, advice: "5.14"},
-		{name: "older kernel", examine: examineKernel, files: files{"/proc/sys/kernel/osrelease": "4.19.0"}, want: Fail, advice: "5.14"},
+		{name: "old kernel", examine: examineKernel, files: files{"/proc/sys/kernel/osrelease": "5.13.19"}, want: noBPF, advice: "5.14"},
+		{name: "older kernel", examine: examineKernel, files: files{"/proc/sys/kernel/osrelease": "4.19.0"}, want: noBPF, advice: "5.14"},
 		{name: "strange kernel", examine: examineKernel, files: files{"/proc/sys/kernel/osrelease": "next"}, want: Warn},
 		{name: "no /proc", examine: examineKernel, want: Fail, advice: "/proc"},
 
 		{name: "root", examine: examineCapabilities, files: status("000001ffffffffff"), want: OK},
 		{name: "nobody", examine: examineCapabilities, files: status("0000000000000000"), want: Fail, advice: "CAP_BPF"},
 		{name: "all but ptrace", examine: examineCapabilities, files: status("000001fffff7ffff"), want: Warn, advice: "CAP_SYS_PTRACE"},
-		{name: "all but bpf", examine: examineCapabilities, files: status("0000017fffffffff"), want: Fail, advice: "grant CAP_BPF: Baton needs it to load"},
+		{name: "all but bpf", examine: examineCapabilities, files: status("0000017fffffffff"), want: noBPF, advice: "grant CAP_BPF: Baton needs it to load"},
 
 		{name: "fresh sysctls", examine: examineSysctls, files: sysctl("", ""), config: withPort("127.0.0.1:8080", 4096), want: OK},
 		{name: "resets on overflow", examine: examineSysctls, files: sysctl("ipv4/tcp_abort_on_overflow", "1"), want: Fail, advice: "set it to 0"},
@@ -108,7 +108,7 @@ func TestFindings(t *testing.T) {
 
 // Where no BPF file system is mounted, all depends on the right to mount one.
 func TestBPFFSThatIsNotMounted(t *testing.T) {
-	for caps, want := range map[string]Level{"000001ffffffffff": OK, "000001ffffdfffff": Fail} {
+	for caps, want := range map[string]Level{"000001ffffffffff": OK, "000001ffffdfffff": noBPF} {
 		f := files{"/proc/self/status": "CapEff:\t" + caps}
 		if got := examineMount(t.TempDir(), Options{readFile: f.read}); len(got) != 1 || got[0].Level != want {
 			t.Errorf("capabilities %s: %+v, want %s", caps, got, want)
@@ -128,7 +128,7 @@ func TestProgramsAreTried(t *testing.T) {
 	} {
 		tried := 0
 		try := func() error { tried++; return test.err }
-		r := Run(Options{Steering: try, Iterator: try})
+		r := Run(Options{Steering: try, Iterator: try, Config: &config.Config{Steering: config.SteeringBPF}})
 		if tried != 2 {
 			t.Errorf("%d programs tried, want both", tried)
 		}
@@ -221,11 +221,42 @@ func TestBoundButNotListening(t *testing.T) {
 	}
 }
 
+// Where BPF is not to be had Baton runs all the same, unless it was asked for.
+func TestMode(t *testing.T) {
+	bad := func() error { return unix.EPERM }
+	for want, test := range map[config.Steering]struct {
+		level Level
+		found string
+	}{
+		"":                      {Warn, "takeover: "},
+		config.SteeringAuto:     {Warn, "takeover: "},
+		config.SteeringTakeover: {OK, "takeover, as the configuration says"},
+		config.SteeringBPF:      {Fail, "this machine cannot"},
+	} {
+		o := Options{Steering: bad}
+		if want != "" {
+			o.Config = &config.Config{Steering: want}
+		}
+		r := Run(o)
+		if f := r.Findings[0]; f.Name != "mode" || f.Level != test.level || !strings.Contains(f.Found, test.found) {
+			t.Errorf("steering %q: %+v", want, f)
+		}
+		for _, f := range r.Findings {
+			if f.Level == noBPF || f.Name == "steering" && (f.Level == Fail) != (want == config.SteeringBPF) {
+				t.Errorf("steering %q: %+v", want, f)
+			}
+		}
+		if want == config.SteeringBPF && r.Healthy {
+			t.Errorf("steering %q: healthy", want)
+		}
+	}
+}
+
 // On any machine a report is whole: each finding has a name and what was found,
 // what is wrong has advice, and the JSON says the same.
 func TestReport(t *testing.T) {
 	bad := func() error { return errors.New("no such thing") }
-	r := Run(Options{Steering: bad})
+	r := Run(Options{Steering: bad, Config: &config.Config{Steering: config.SteeringBPF}})
 	if r.Healthy {
 		t.Error("healthy though steering fails")
 	}

@@ -41,17 +41,17 @@ func examineBPFFS(o Options) []Finding { return examineMount("/sys/fs/bpf", o) }
 func examineMount(bpffs string, o Options) []Finding {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(bpffs, &fs); err != nil {
-		return one(Fail, fmt.Sprintf("%s: %v", bpffs, err), "mount sysfs on /sys, and use a kernel with CONFIG_BPF_SYSCALL")
+		return one(noBPF, fmt.Sprintf("%s: %v", bpffs, err), "mount sysfs on /sys, and use a kernel with CONFIG_BPF_SYSCALL")
 	}
 	if fs.Type != unix.BPF_FS_MAGIC {
 		status, _ := o.text("/proc/self/status")
 		if held, _ := effective(status); held&(1<<unix.CAP_SYS_ADMIN) == 0 {
-			return one(Fail, "no BPF file system on "+bpffs+", and no CAP_SYS_ADMIN to mount one", "mount -t bpf bpf "+bpffs)
+			return one(noBPF, "no BPF file system on "+bpffs+", and no CAP_SYS_ADMIN to mount one", "mount -t bpf bpf "+bpffs)
 		}
 		return one(OK, "no BPF file system on "+bpffs+" yet; Baton will mount one", "")
 	}
 	if err := unix.Access(bpffs, unix.W_OK); err != nil {
-		return one(Fail, fmt.Sprintf("%s: %v", bpffs, err), "mount it read-write, and run as root")
+		return one(noBPF, fmt.Sprintf("%s: %v", bpffs, err), "mount it read-write, and run as root")
 	}
 	return one(OK, bpffs+" is writable", "")
 }

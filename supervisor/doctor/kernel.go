@@ -22,7 +22,7 @@ func examineKernel(o Options) []Finding {
 		return one(Warn, fmt.Sprintf("Linux %s, whose version cannot be read", release), "see whether steering works, below")
 	}
 	if major < minMajor || major == minMajor && minor < minMinor {
-		return one(Fail, "Linux "+release, fmt.Sprintf("Linux %d.%d or later is needed: older ones reset the connections of a socket that closes", minMajor, minMinor))
+		return one(noBPF, "Linux "+release, fmt.Sprintf("Linux %d.%d or later is needed: older ones reset the connections of a socket that closes", minMajor, minMinor))
 	}
 	return one(OK, "Linux "+release, "")
 }
@@ -30,7 +30,7 @@ func examineKernel(o Options) []Finding {
 func examineBTF(o Options) []Finding {
 	const path = "/sys/kernel/btf/vmlinux"
 	if _, err := os.Stat(path); err != nil {
-		return one(Fail, err.Error(), "use a kernel built with CONFIG_DEBUG_INFO_BTF: Baton finds the kernel's fields by it")
+		return one(noBPF, err.Error(), "use a kernel built with CONFIG_DEBUG_INFO_BTF: Baton finds the kernel's fields by it")
 	}
 	return one(OK, path, "")
 }
@@ -52,9 +52,9 @@ func examineProgram(load func() error, loads string) []Finding {
 	case err == nil:
 		return one(OK, loads, "")
 	case errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES):
-		return one(Fail, err.Error(), "grant the capabilities above; in a container also allow bpf(2) in the seccomp profile; a locked-down kernel refuses everyone")
+		return one(noBPF, err.Error(), "grant the capabilities above; in a container also allow bpf(2) in the seccomp profile; a locked-down kernel refuses everyone")
 	default:
-		return one(Fail, err.Error(), "use a kernel with CONFIG_BPF_SYSCALL, CONFIG_BPF_JIT and CONFIG_INET")
+		return one(noBPF, err.Error(), "use a kernel with CONFIG_BPF_SYSCALL, CONFIG_BPF_JIT and CONFIG_INET")
 	}
 }
 

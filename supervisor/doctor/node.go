@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"strings"
 
@@ -26,7 +27,9 @@ func examineProxy(o Options) []Finding {
 		findings = append(findings, Finding{"command", OK, b.Path, ""})
 		b.Close()
 	}
-	if a, err := spawn.LookUpAccount(o.Config.Proxy.User); err != nil {
+	if self := os.Geteuid(); self != 0 && o.steering() != config.SteeringBPF {
+		findings = append(findings, Finding{"user", OK, fmt.Sprintf("uid %d, this one: only root can run a generation as another", self), ""})
+	} else if a, err := spawn.LookUpAccount(o.Config.Proxy.User); err != nil {
 		findings = append(findings, Finding{"user", Fail, err.Error(), "create the user, or correct proxy.user"})
 	} else {
 		findings = append(findings, Finding{"user", OK, fmt.Sprintf("%s, uid %d, gid %d", o.Config.Proxy.User, a.UID, a.GID), ""})

@@ -17,9 +17,9 @@ var capabilities = []struct {
 	lack   Level
 	use    string
 }{
-	{unix.CAP_BPF, "CAP_BPF", Fail, "load the steering program"},
-	{unix.CAP_PERFMON, "CAP_PERFMON", Fail, "read accept queues by a BPF iterator"},
-	{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", Fail, "guard the sockets of a generation against itself"},
+	{unix.CAP_BPF, "CAP_BPF", noBPF, "load the steering program"},
+	{unix.CAP_PERFMON, "CAP_PERFMON", noBPF, "read accept queues by a BPF iterator"},
+	{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", noBPF, "guard the sockets of a generation against itself"},
 	{unix.CAP_SETUID, "CAP_SETUID", Fail, "run the proxy as proxy.user"},
 	{unix.CAP_SETGID, "CAP_SETGID", Fail, "run the proxy as proxy.user"},
 	{unix.CAP_KILL, "CAP_KILL", Fail, "signal a proxy of another user"},
@@ -30,7 +30,7 @@ var capabilities = []struct {
 }
 
 // Missing says which capabilities this process lacks without which Baton does
-// not run, and what to do. Nil: none.
+// not steer by BPF and run generations as another user, and what to do. Nil: none.
 func Missing() error {
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {
@@ -42,7 +42,7 @@ func Missing() error {
 	}
 	var missing []string
 	for _, c := range capabilities {
-		if c.lack == Fail && held&(1<<c.number) == 0 {
+		if c.lack != Warn && held&(1<<c.number) == 0 {
 			missing = append(missing, fmt.Sprintf("%s (to %s)", c.name, c.use))
 		}
 	}
@@ -64,6 +64,9 @@ func examineCapabilities(o Options) []Finding {
 	var missing []Finding
 	for _, c := range capabilities {
 		if held&(1<<c.number) == 0 {
+			if c.lack == Fail && os.Geteuid() != 0 {
+				c.lack = noBPF // an ordinary user's generations are its own
+			}
 			missing = append(missing, Finding{Level: c.lack, Found: "no " + c.name, Advice: "grant " + c.name + ": Baton needs it to " + c.use})
 		}
 	}

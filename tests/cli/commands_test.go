@@ -106,6 +106,11 @@ func run(ts *testscript.TestScript, args []string) {
 	cmd := exec.Command(ts.Getenv("BIN")+"/baton", args...)
 	cmd.Dir = ts.MkAbs(".")
 	cmd.Env = environment(ts)
+	if uid, err := strconv.Atoi(ts.Getenv("RUN_AS")); err == nil && os.Geteuid() == 0 {
+		// An ordinary user, who may not enter $WORK: the change takes every capability.
+		cmd.Dir = "/"
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
+	}
 	n.log = filepath.Join(filepath.Dir(ts.Getenv("RUN")), "log") // outlives $WORK
 	log, err := os.Create(n.log)
 	ts.Check(err)
@@ -132,7 +137,7 @@ func run(ts *testscript.TestScript, args []string) {
 // environment is the script's, as far as a supervisor could care.
 func environment(ts *testscript.TestScript) []string {
 	env := []string{"PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME")}
-	for _, name := range []string{"BATON_RELEASE_DRAIN_TIMEOUT", "BATON_SHUTDOWN_LEAD"} {
+	for _, name := range []string{"BATON_RELEASE_DRAIN_TIMEOUT", "BATON_SHUTDOWN_LEAD", "BATON_STEERING"} {
 		if v := ts.Getenv(name); v != "" {
 			env = append(env, name+"="+v)
 		}
