@@ -24,9 +24,8 @@ LINT := bin/tools/golangci-lint-$(GOLANGCI_LINT)
 build: ## build bin/baton and bin/baton-proxy
 	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/ ./supervisor/cmd/baton ./proxy/cmd/baton-proxy
 
-demo: build ## watch a proxy be replaced under load (asks sudo for root)
-	@if [ "$$(id -u)" = 0 ]; then exec bin/baton demo; fi; \
-	echo "baton demo loads BPF programs, which needs root: asking sudo"; exec sudo bin/baton demo
+demo: build ## watch a proxy be replaced under load (as root by BPF, else in takeover mode)
+	@exec bin/baton demo
 
 test: build ## run every test; the kernel's need root
 	@if [ "$$(id -u)" = 0 ]; then exec tests/install $(TEST_PACKAGES); fi; \

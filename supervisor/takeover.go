@@ -206,7 +206,7 @@ func (t *takeover) closeSinks() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, s := range t.shared {
-		s.socket.close()
+		s.close()
 	}
 	t.shared = nil
 }

@@ -32,19 +32,23 @@ type step struct {
 	kill     bool  // the candidate dies right after the shift
 }
 
-// steps is the scenario, in order. executable is baton's own.
-func steps(executable string) []step {
-	return []step{
+// steps is the scenario, in order.
+func (s Scenario) steps() []step {
+	all := []step{
 		{name: "good 1", requests: 1, exits: []int{exitPassed}},
 		{name: "good 2", requests: 1, exits: []int{exitPassed}},
 		{name: "good 3", requests: 1, exits: []int{exitPassed}},
 		{name: "never ready", requests: 1, exits: []int{exitRefused},
-			settings: Settings{Command: []string{executable, "demo", NeverReadyCommand}, ReadyTimeout: time.Second}},
+			settings: Settings{Command: []string{s.Executable, "demo", NeverReadyCommand}, ReadyTimeout: time.Second}},
 		// The window is long, so that the death falls into it on a slow machine too.
 		{name: "dies after shift", requests: 1, exits: []int{exitRolledBack}, kill: true,
 			settings: Settings{VerifyWindow: 5 * time.Second}},
 		{name: fmt.Sprintf("storm of %d", stormSize), requests: stormSize, exits: []int{exitPassed, exitRefused}},
 	}
+	for i := range all {
+		all[i].settings.Steering = s.Steering
+	}
+	return all
 }
 
 // NeverReadyCommand is the subcommand of `baton demo` that stands in for a proxy
@@ -55,6 +59,8 @@ const NeverReadyCommand = "never-ready"
 type Scenario struct {
 	// Executable is the baton binary; its proxy is beside it.
 	Executable string
+	// Steering is how the node steers: bpf if it is empty, or takeover.
+	Steering string
 	// Progress gets what happens, as it happens. Terminal says that it can
 	// refresh a line.
 	Progress io.Writer
@@ -78,7 +84,7 @@ type run struct {
 // Run plays the scenario. An error means that it could not be played to its
 // end; whether what it showed is as it should be is in the report.
 func (s Scenario) Run(ctx context.Context) (_ *Report, err error) {
-	node, err := StartNode(ctx, s.Executable, Place{}, Settings{})
+	node, err := StartNode(ctx, s.Executable, Place{}, Settings{Steering: s.Steering})
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +97,7 @@ func (s Scenario) Run(ctx context.Context) (_ *Report, err error) {
 	r.report.Problems = []string{}
 	r.progress = &progress{terminal: s.Terminal, out: s.Progress, line: r.line}
 
-	err = r.play(ctx, steps(s.Executable))
+	err = r.play(ctx, s.steps())
 	if stopErr := node.Stop(); err == nil && stopErr != nil {
 		r.problem("%v", stopErr)
 	}

@@ -19,6 +19,8 @@ type Settings struct {
 	// MaxGenerations defaults to 32: at the cap a drain's deadline is shortened,
 	// and a stream of seconds may then be cut.
 	MaxGenerations int
+	// Steering is auto, bpf or takeover. Empty means bpf.
+	Steering string
 	// Unsteered leaves new flows to the kernel's hash over all generations.
 	Unsteered bool
 	// TLS makes cert.pem and key.pem in the node's directory, or leaves those that
@@ -49,6 +51,7 @@ release:
   drain_timeout: {{.DrainTimeout}}
   max_generations: {{.MaxGenerations}}
   verify: {window: {{.VerifyWindow}}}
+steering: {{.Steering}}
 shutdown: {lead: 0s}
 `
 
@@ -58,6 +61,7 @@ func (n *Node) WriteConfig(name string, s Settings) (string, error) {
 	orDefault(&s.VerifyWindow, 200*time.Millisecond)
 	orDefault(&s.DrainTimeout, 10*time.Second)
 	orDefault(&s.MaxGenerations, 32)
+	orDefault(&s.Steering, "bpf")
 	if s.TLS != nil {
 		s.TLS(n.Dir)
 	}

@@ -6,6 +6,7 @@
 package release
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -67,6 +68,19 @@ func TestReleasesWithFullQueues(t *testing.T) {
 	run.check(t, n)
 }
 
+// TestReleasesInTakeover is TestReleases where generations share their sockets,
+// as they do without BPF.
+func TestReleasesInTakeover(t *testing.T) {
+	needTools(t)
+	n := releases(t, 10)
+	run := startRun(t, here, demo.Settings{Steering: "takeover"})
+	defer run.finish()
+	for range n {
+		run.release(t, false)
+	}
+	run.check(t, n)
+}
+
 // run is a node under load.
 type run struct {
 	node    *demo.Node
@@ -74,6 +88,7 @@ type run struct {
 	watch   *demo.Watcher
 	tools   *results
 	file    string // the candidates' configuration
+	mode    string // of steering
 	running sync.WaitGroup
 	stop    context.CancelFunc
 
@@ -124,6 +139,7 @@ func startRun(t *testing.T, at site, settings demo.Settings) *run {
 		watch: &demo.Watcher{Node: n},
 		burst: at.burst,
 		file:  file,
+		mode:  cmp.Or(settings.Steering, "bpf"),
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	r.stop = stop
@@ -227,7 +243,7 @@ func pause(t *testing.T, supervisor, pid int) (resume func()) {
 func (r *run) check(t *testing.T, releases int) {
 	t.Helper()
 	r.finish()
-	if status := r.watch.Latest(); status.Steering != "bpf" {
+	if status := r.watch.Latest(); status.Steering != r.mode {
 		t.Errorf("steering is %q", status.Steering)
 	}
 	ops := r.load.Ops()

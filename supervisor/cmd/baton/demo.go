@@ -21,6 +21,8 @@ func newDemoCommand() *cobra.Command {
 three good candidates, one that never becomes ready, one that is killed right after
 its shift, and a storm of fifty requests at once.
 
+As root new flows are steered by BPF, else generations share their sockets.
+
 It succeeds only if every release ended as it should, and nothing failed but
 operations on connections of the process that was killed. It takes half a minute.`,
 		Args: cobra.NoArgs,
@@ -41,8 +43,10 @@ operations on connections of the process that was killed. It takes half a minute
 }
 
 func runDemo(cmd *cobra.Command, _ []string) error {
+	steering := ""
 	if os.Geteuid() != 0 {
-		return exitError{exitUsage, errors.New("baton demo loads a BPF program and starts processes of another user, so it must be root: sudo baton demo")}
+		steering = "takeover"
+		fmt.Fprintln(os.Stderr, "not root, so without BPF: generations share their listening sockets (takeover mode). sudo baton demo shows steering.")
 	}
 	executable, err := os.Executable()
 	if err != nil {
@@ -53,7 +57,7 @@ func runDemo(cmd *cobra.Command, _ []string) error {
 
 	// Progress goes where it does not mix with the result.
 	_, err = unix.IoctlGetTermios(int(os.Stderr.Fd()), unix.TCGETS)
-	report, err := demo.Scenario{Executable: executable, Progress: os.Stderr, Terminal: err == nil}.Run(ctx)
+	report, err := demo.Scenario{Executable: executable, Steering: steering, Progress: os.Stderr, Terminal: err == nil}.Run(ctx)
 	if err != nil {
 		return exitError{exitFailed, fmt.Errorf("demo: %w", err)}
 	}
