@@ -48,6 +48,8 @@ type exchange struct {
 	endpoint *upstream.Endpoint // once the response's head is there
 	deadline *time.Timer        // of the response's head; nil without one
 	body     requestBody
+
+	traceparent string // to be sent in place of the client's; empty: the client's
 }
 
 // requestBody remembers whether reading the request failed, to tell the
@@ -87,12 +89,14 @@ func (h *handler) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		w.generation = h.g.opts.Generation
 	}
 	start := time.Now()
+	account, ex := h.account(conn, w, r, start), (*exchange)(nil)
+	defer func() { account.end(h, w, r, ex) }()
 	defer h.contain(w, r)
 
-	ex := h.accept(w, r)
-	if ex == nil {
+	if ex = h.accept(w, r); ex == nil {
 		return
 	}
+	ex.traceparent = account.traceparent
 	ctx, cancel := context.WithCancelCause(context.WithValue(r.Context(), exchangeKey{}, ex))
 	defer cancel(nil)
 	if ex.route.Timeout > 0 {
@@ -156,11 +160,13 @@ func (h *handler) contain(w *response, r *http.Request) {
 		return
 	case cause != any(http.ErrAbortHandler):
 		h.log.Error("panic", "cause", cause, "method", r.Method, "path", r.URL.Path, "stack", string(debug.Stack()))
+		w.paniced = true
 		if w.status == 0 {
 			w.fail(failInternal)
 			return
 		}
 	}
+	w.aborted = true
 	// Closes the connection, so that the client sees that the response is not whole.
 	panic(http.ErrAbortHandler)
 }

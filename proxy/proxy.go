@@ -16,6 +16,7 @@ import (
 
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/proxy/keys"
+	"github.com/baton-mesh/baton/proxy/ledger"
 	"github.com/baton-mesh/baton/proxy/listener"
 	"github.com/baton-mesh/baton/proxy/router"
 	"github.com/baton-mesh/baton/proxy/upstream"
@@ -31,6 +32,9 @@ type Options struct {
 	// may resume with this one what it began with another. Nil means keys of
 	// its own. Stays the caller's, who keeps it until Run has returned.
 	Keys *keys.Reader
+	// Ledger gets the account of every connection and request. Nil keeps none.
+	// Stays the caller's, and open: a request that Run has cut may still end.
+	Ledger *ledger.Writer
 	// Notify tells the supervisor how far the generation is. Defaults to nobody.
 	Notify func(state ...string) error
 }
@@ -42,6 +46,7 @@ type Generation struct {
 	registry  *listener.Registry
 	upstreams map[string]*upstream.Upstream
 	tables    map[string]*router.Table // by listener
+	routes    []uint16                 // their numbers in the ledger, by Route.Index
 	servers   []*listener.Server
 	draining  atomic.Bool
 }
@@ -61,6 +66,16 @@ func New(cfg *config.Config, opts Options) (*Generation, error) {
 		registry:  listener.NewRegistry(),
 		upstreams: make(map[string]*upstream.Upstream),
 		tables:    make(map[string]*router.Table),
+	}
+	for _, l := range cfg.Listeners {
+		if _, ok := opts.Ledger.Listener(l.Name); !ok {
+			opts.Log.Warn("the ledger is not made for this configuration: none is kept", "listener", l.Name)
+			g.opts.Ledger = nil
+		}
+	}
+	g.registry.Ledger = g.opts.Ledger
+	for _, r := range cfg.Routes {
+		g.routes = append(g.routes, g.opts.Ledger.Route(r.Name))
 	}
 	var errs []error
 	for _, u := range cfg.Upstreams {
@@ -134,7 +149,7 @@ func (g *Generation) newServer(l config.Listener, workers []net.Listener) (*list
 			}
 			return conn, endpoint.Release, nil
 		}
-		return listener.NewTCP(l, workers, g.registry, dial, g.opts.Log)
+		return listener.NewTCP(l, workers, g.registry, g.routes[route.Index], dial, g.opts.Log)
 	}
 	return listener.NewHTTP(l, workers, g.registry, g.opts.Keys, newHandler(g, l, table), g.opts.Log)
 }

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/baton-mesh/baton/proxy/listener"
 )
@@ -72,6 +73,12 @@ type response struct {
 	webSocket  bool   // what the client asked to change to, if to anything
 	status     int    // 0 until the head is written
 	left       int64  // octets of the body to come; negative if not known
+
+	timed   bool      // whether head is wanted
+	head    time.Time // when the head was written
+	failed  failure   // why the answer is ours
+	aborted bool      // the response is not whole
+	paniced bool      // by a fault of ours
 }
 
 // Unwrap lets http.ResponseController through.
@@ -96,6 +103,9 @@ func (w *response) finishHead() {
 	}
 	if _, ok := header["Content-Type"]; !ok {
 		header["Content-Type"] = nil // or net/http would guess one
+	}
+	if w.timed {
+		w.head = time.Now()
 	}
 	w.left = -1
 	if n, err := strconv.ParseInt(header.Get("Content-Length"), 10, 64); err == nil {
@@ -122,11 +132,15 @@ func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, err
 	}
 	w.status = http.StatusSwitchingProtocols
+	if w.timed {
+		w.head = time.Now()
+	}
 	return conn.(*listener.Conn).Upgrade(rw.Reader, w.webSocket), rw, nil
 }
 
 // fail answers in place of the upstream.
 func (w *response) fail(f failure) {
+	w.failed = f
 	header := w.Header()
 	clear(header) // what an informational response may have left
 	header.Set(errorHeader, f.name)

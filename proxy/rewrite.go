@@ -25,6 +25,10 @@ func (h *handler) rewrite(r *httputil.ProxyRequest) {
 	}
 	out.Del("Http2-Settings")
 
+	if ex := exchangeOf(r.In.Context()); ex.traceparent != "" {
+		out["Traceparent"] = []string{ex.traceparent}
+	}
+
 	peer, err := netip.ParseAddrPort(r.In.RemoteAddr)
 	address := peer.Addr().Unmap()
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/baton-mesh/baton/proxy/contract"
+	"github.com/baton-mesh/baton/proxy/ledger"
 	"github.com/baton-mesh/baton/proxy/listener"
 )
 
@@ -20,6 +21,9 @@ func (g *Generation) Run(ctx context.Context, lastCall <-chan struct{}) listener
 	for _, s := range g.servers {
 		s.Start()
 	}
+	beating := make(chan struct{})
+	defer close(beating)
+	go g.beat(beating)
 	g.notify("READY=1", "STATUS=serving")
 	g.opts.Log.Info("serving", "generation", g.opts.Generation)
 
@@ -77,6 +81,20 @@ func (g *Generation) drain(lastCall <-chan struct{}) listener.Tally {
 		g.notify("STOPPING=1", "STATUS=last call: "+left.String())
 		g.registry.LastCall(g.window())
 		return g.registry.Tally()
+	}
+}
+
+// beat says in the ledger that the generation runs, until done is closed.
+func (g *Generation) beat(done <-chan struct{}) {
+	tick := time.NewTicker(ledger.BeatEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			g.opts.Ledger.Beat()
+		case <-done:
+			return
+		}
 	}
 }
 

@@ -23,6 +23,7 @@ const (
 	EnvServerID     = "BATON_SERVER_ID"     // decimal u32, never 0
 	EnvConfigFD     = "BATON_CONFIG_FD"     // sealed memfd with the resolved configuration, YAML
 	EnvKeysFD       = "BATON_KEYS_FD"       // memfd with the keys that generations share, as package keys lays them out
+	EnvLedgerFD     = "BATON_LEDGER_FD"     // memfd for the generation's account, as package ledger lays it out
 )
 
 // What a draining generation of ours reports before it exits, as sd_notify

@@ -107,6 +107,10 @@ func ReadConfig() ([]byte, error) {
 // the file.
 func Keys() (*os.File, error) { return fileFrom(EnvKeysFD) }
 
+// Ledger returns the memfd for the generation's account, or nil if the supervisor
+// passed none. It can be called once, as [Sockets]; the caller closes the file.
+func Ledger() (*os.File, error) { return fileFrom(EnvLedgerFD) }
+
 // fileFrom takes the descriptor that a variable names; nil if it is not set.
 func fileFrom(variable string) (*os.File, error) {
 	value := os.Getenv(variable)

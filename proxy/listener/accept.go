@@ -30,6 +30,8 @@ type Server struct {
 	acceptors []*acceptor
 	serve     func(*acceptor) // returns when the acceptor has ended
 	secure    *secure         // nil without TLS
+	number    int             // in the ledger
+	route     uint16          // of a TCP listener, in the ledger
 
 	stop  chan struct{} // closed by StopAccepting
 	slots chan struct{} // a token for each connection, nil without a bound
@@ -39,6 +41,7 @@ type Server struct {
 // newServer prepares a server for sockets that are listening TCP sockets.
 func newServer(cfg config.Listener, sockets []net.Listener, r *Registry, log *slog.Logger) (*Server, error) {
 	s := &Server{cfg: cfg, registry: r, log: log.With("listener", cfg.Name), stop: make(chan struct{})}
+	s.number, _ = r.Ledger.Listener(cfg.Name)
 	if cfg.MaxConnections > 0 {
 		s.slots = make(chan struct{}, cfg.MaxConnections)
 	}
@@ -101,6 +104,7 @@ func (a *acceptor) Accept() (net.Conn, error) {
 			if s.secure != nil {
 				c.stream = s.secure.server(conn)
 			}
+			s.registry.Ledger.Accept(&c.flow, s.number, time.Now())
 			return s.registry.add(c, state), nil
 		}
 		if release != nil {

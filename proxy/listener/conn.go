@@ -8,9 +8,12 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/proxy/ledger"
 )
 
 // lingerTime is how long a connection that we end is still read from. Closing
@@ -29,6 +32,8 @@ type Conn struct {
 
 	registry *Registry
 	onClose  func()
+	flow     ledger.Flow
+	reset    atomic.Bool // it ended by a reset, of the client's or ours
 	state    atomic.Int32
 	preface  int                     // octets of HTTP/2's seen, negative when it is not; touched by Read alone
 	h2       atomic.Pointer[session] // once the preface has been seen
@@ -42,6 +47,16 @@ type Conn struct {
 type stream interface {
 	io.ReadWriter
 	CloseWrite() error
+}
+
+// Flow is the connection's account in the ledger.
+func (c *Conn) Flow() *ledger.Flow { return &c.flow }
+
+// note remembers that the connection was reset, as reads and writes report it.
+func (c *Conn) note(err error) {
+	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+		c.reset.Store(true)
+	}
 }
 
 // State is what the connection is doing.
@@ -83,6 +98,9 @@ func (c *Conn) rest() {
 func (c *Conn) Read(p []byte) (int, error) {
 	for {
 		n, err := c.stream.Read(p)
+		if err != nil {
+			c.note(err)
+		}
 		if h := c.h2.Load(); h != nil {
 			h.received(p[:n])
 			return n, err
@@ -104,10 +122,17 @@ func (c *Conn) Read(p []byte) (int, error) {
 
 // Write sends p.
 func (c *Conn) Write(p []byte) (int, error) {
+	var n int
+	var err error
 	if h := c.h2.Load(); h != nil {
-		return h.write(p)
+		n, err = h.write(p)
+	} else {
+		n, err = c.stream.Write(p)
 	}
-	return c.stream.Write(p)
+	if err != nil {
+		c.note(err)
+	}
+	return n, err
 }
 
 // answerPlain tells a client that speaks HTTP where TLS is spoken.
@@ -134,6 +159,7 @@ func (c *Conn) Close() error {
 			io.Copy(io.Discard, c.tcp)
 		}
 		err = c.tcp.Close()
+		c.flow.Close(c.reset.Load())
 		c.registry.remove(c)
 		if c.onClose != nil {
 			c.onClose()

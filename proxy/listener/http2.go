@@ -252,7 +252,7 @@ func (h *session) cut() {
 		h.mu.Unlock()
 		return
 	}
-	h.conn.registry.cut.Add(int64(len(h.open)))
+	h.conn.registry.countCut(len(h.open))
 	h.over = true
 	last := h.last
 	h.mu.Unlock()

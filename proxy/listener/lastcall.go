@@ -124,8 +124,16 @@ func (c *Conn) countCut() bool {
 	if c.counted.Swap(true) {
 		return false
 	}
-	c.registry.cut.Add(1)
+	c.registry.countCut(1)
 	return true
+}
+
+// Cut says that the deadline of a drain ended the connection in the middle of something.
+func (c *Conn) Cut() bool { return c.counted.Load() }
+
+func (r *Registry) countCut(n int) {
+	r.cut.Add(int64(n))
+	r.Ledger.Cut(n)
 }
 
 func (r *Registry) has(c *Conn) bool {

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/baton-mesh/baton/proxy/ledger"
 )
 
 // State is what a connection is doing.
@@ -54,6 +56,9 @@ type Registry struct {
 	// Jitter draws a delay below limit, spreading what happens at the last
 	// call. Defaults to an even draw.
 	Jitter func(limit time.Duration) time.Duration
+
+	// Ledger gets the account of each connection. Nil keeps none.
+	Ledger *ledger.Writer
 
 	// From draining on, connections that speak HTTP/2 are asked to go.
 	draining atomic.Bool

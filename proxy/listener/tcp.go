@@ -12,18 +12,21 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/proxy/ledger"
 )
 
 // DialFunc connects to the upstream of a new stream. The release it returns is
 // called when the stream has ended and the connection is closed.
 type DialFunc func(context.Context) (conn *net.TCPConn, release func(), err error)
 
-// NewTCP relays each connection on sockets to what dial connects to.
-func NewTCP(cfg config.Listener, sockets []net.Listener, r *Registry, dial DialFunc, log *slog.Logger) (*Server, error) {
+// NewTCP relays each connection on sockets to what dial connects to. In the
+// ledger they are of the route.
+func NewTCP(cfg config.Listener, sockets []net.Listener, r *Registry, route uint16, dial DialFunc, log *slog.Logger) (*Server, error) {
 	s, err := newServer(cfg, sockets, r, log)
 	if err != nil {
 		return nil, err
 	}
+	s.route = route
 	s.serve = func(a *acceptor) {
 		for {
 			conn, err := a.Accept()
@@ -38,13 +41,23 @@ func NewTCP(cfg config.Listener, sockets []net.Listener, r *Registry, dial DialF
 
 func (s *Server) relay(client *Conn, dial DialFunc) {
 	defer client.Close()
+	call, record := client.flow.Begin(time.Now()), ledger.Record{Key: ledger.Key{Route: s.route, Protocol: ledger.TCP, Class: ledger.Ended}}
+	defer func() {
+		if client.Cut() {
+			record.Flags |= ledger.Anomalous
+		}
+		call.End(&record, time.Now())
+	}()
 	upstream, release, err := dial(context.Background())
 	if err != nil {
 		s.log.Warn("relay", "err", err)
 		client.tcp.SetLinger(0) // a reset: an empty answer would be a lie
+		client.reset.Store(true)
+		record.Class, record.Error = ledger.Failed, "upstream-connect"
 		return
 	}
 	defer release()
+	record.Client, record.Upstream = client.RemoteAddr().String(), upstream.RemoteAddr().String()
 	defer upstream.Close()
 	if s.cfg.IdleTimeout > 0 {
 		stop := watchIdle(s.cfg.IdleTimeout, client.tcp, upstream)
@@ -57,6 +70,7 @@ func (s *Server) relay(client *Conn, dial DialFunc) {
 	if errors.Is(err, syscall.ECONNRESET) {
 		// An abort on one side must not look like a clean end on the other.
 		client.tcp.SetLinger(0)
+		client.reset.Store(true)
 		upstream.SetLinger(0)
 	}
 }

@@ -37,6 +37,9 @@ func (u *upgraded) Read(p []byte) (n int, err error) {
 	} else {
 		n, err = u.stream.Read(p)
 	}
+	if err != nil {
+		u.note(err)
+	}
 	if u.webSocket {
 		for rest := p[:n]; len(rest) > 0 && !u.fromClient.closed; {
 			rest = rest[u.fromClient.next(rest):]

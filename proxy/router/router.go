@@ -22,6 +22,7 @@ import (
 // Route is where the requests that match go.
 type Route struct {
 	Name    string
+	Index   int           // among the configuration's routes
 	Timeout time.Duration // until the response's head; 0 means none
 
 	// draw draws below n, evenly. Tests replace it.
@@ -70,11 +71,11 @@ type paths struct {
 func New(listener string, routes []config.Route, upstreams map[string]*upstream.Upstream) (*Table, error) {
 	t := &Table{exact: make(map[string]*paths), wildcard: make(map[string]*paths), any: newPaths()}
 	var errs []error
-	for _, cfg := range routes {
+	for i, cfg := range routes {
 		if !slices.Contains(cfg.Listeners, listener) {
 			continue
 		}
-		route, err := newRoute(cfg, upstreams)
+		route, err := newRoute(i, cfg, upstreams)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -97,8 +98,8 @@ func New(listener string, routes []config.Route, upstreams map[string]*upstream.
 	return t, errors.Join(errs...)
 }
 
-func newRoute(cfg config.Route, upstreams map[string]*upstream.Upstream) (*Route, error) {
-	r := &Route{Name: cfg.Name, Timeout: cfg.Timeout, draw: rand.IntN}
+func newRoute(index int, cfg config.Route, upstreams map[string]*upstream.Upstream) (*Route, error) {
+	r := &Route{Name: cfg.Name, Index: index, Timeout: cfg.Timeout, draw: rand.IntN}
 	for _, b := range cfg.Upstreams {
 		u := upstreams[b.Name]
 		if u == nil {

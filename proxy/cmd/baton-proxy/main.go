@@ -27,6 +27,7 @@ import (
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/proxy/contract"
 	"github.com/baton-mesh/baton/proxy/keys"
+	"github.com/baton-mesh/baton/proxy/ledger"
 )
 
 // Exit codes.
@@ -106,10 +107,12 @@ func run(file string) error {
 	if shared != nil {
 		defer shared.Close()
 	}
+	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
 	g, err := build(file, proxy.Options{
 		Keys:       shared,
 		Generation: id,
-		Log:        slog.New(slog.NewJSONHandler(os.Stderr, nil)),
+		Ledger:     account(log),
+		Log:        log,
 		Notify:     contract.Notify,
 	})
 	if err != nil {
@@ -148,6 +151,25 @@ func sharedKeys() (*keys.Reader, error) {
 	}
 	defer f.Close()
 	return keys.Open(int(f.Fd()))
+}
+
+// account opens the ledger that the supervisor passed; nil if it passed none, or
+// one that this build cannot keep: clients do not suffer for it.
+func account(log *slog.Logger) *ledger.Writer {
+	f, err := contract.Ledger()
+	if f == nil {
+		if err != nil {
+			log.Warn("no ledger is kept", "error", err)
+		}
+		return nil
+	}
+	defer f.Close()
+	w, err := ledger.Open(int(f.Fd()))
+	if err != nil {
+		log.Warn("no ledger is kept", "error", err)
+		return nil
+	}
+	return w
 }
 
 // build makes a generation of a file, or without one of what the supervisor passed.
