@@ -144,6 +144,8 @@ type GenerationStatus struct {
 	// them was over, and went over by kernel migration.
 	HalfOpenLeft int    `json:"half_open_left"`
 	Exit         string `json:"exit,omitempty"`
+	// Ledger is the generation's own account; nil if it keeps none.
+	Ledger *LedgerStatus `json:"ledger,omitempty"`
 }
 
 // ReleaseStatus is the release that runs.

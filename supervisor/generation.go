@@ -59,6 +59,7 @@ type generation struct {
 	startTime uint64 // of the process, in clock ticks since boot (proc_pid_stat(5))
 	started   time.Time
 	cgroup    *cgroup.Group // nil where there is no cgroup2
+	book      *book         // nil: it keeps no ledger
 
 	ready      chan struct{} // closed at READY=1
 	readyOnce  sync.Once
@@ -136,6 +137,7 @@ func (g *generation) status() GenerationStatus {
 		ID: g.id, Slot: int(g.slot), PID: g.process.PID, State: g.state,
 		Started: g.started, Deadline: g.deadline, Message: g.message,
 		Cut: g.cut, IdleClosed: g.idleClosed, HalfOpenLeft: g.halfOpenLeft, Exit: g.exit,
+		Ledger: g.book.status(),
 	}
 	if g.leftover() {
 		st.Slot = -1

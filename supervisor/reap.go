@@ -68,6 +68,7 @@ func (s *Supervisor) watch(g *generation) {
 			g.closeSockets()
 		}
 	}
+	g.book.lastEntries()
 	close(g.exited)
 	if crashed && !held || g.leftover() {
 		s.removed(g)
@@ -131,6 +132,7 @@ func (s *Supervisor) removed(g *generation) { g.removeOnce.Do(func() { s.remove(
 
 func (s *Supervisor) remove(g *generation) {
 	g.closeSockets()
+	g.book.close()
 	g.process.Close()
 	if g.recipe != nil {
 		g.recipe.binary.Close()

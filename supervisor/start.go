@@ -104,6 +104,7 @@ func (s *Supervisor) fork(what *recipe) (_ *generation, err error) {
 			if g.cgroup != nil {
 				g.cgroup.Remove()
 			}
+			g.book.close()
 		}
 	}()
 	if err := s.number(g); err != nil {
@@ -114,6 +115,9 @@ func (s *Supervisor) fork(what *recipe) (_ *generation, err error) {
 		if g.cgroup, err = s.cgroups.Make(g.id); err != nil {
 			return nil, err
 		}
+	}
+	if err := s.openBook(g); err != nil {
+		return nil, err
 	}
 	s.births.Lock()
 	defer s.births.Unlock()
@@ -180,11 +184,12 @@ func (s *Supervisor) spawn(g *generation) (*spawn.Process, error) {
 		env = append(env,
 			fmt.Sprintf("%s=%d", contract.EnvConfigFD, contract.FirstFD+len(files)),
 			fmt.Sprintf("%s=%d", contract.EnvKeysFD, contract.FirstFD+len(files)+1),
+			fmt.Sprintf("%s=%d", contract.EnvLedgerFD, contract.FirstFD+len(files)+2),
 			fmt.Sprintf("%s=%d", contract.EnvGenerationID, g.id),
 			fmt.Sprintf("%s=%d", contract.EnvSlot, g.slot),
 			fmt.Sprintf("%s=%d", contract.EnvServerID, c.Node.ServerID),
 		)
-		files = append(files, fd, s.keys.FD())
+		files = append(files, fd, s.keys.FD(), g.book.ledger.FD())
 	}
 	o := spawn.Options{Binary: g.recipe.binary, Args: c.Proxy.Command[1:], Env: env, Account: g.recipe.account, Files: files}
 	if g.cgroup != nil {

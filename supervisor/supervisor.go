@@ -37,6 +37,10 @@ type Options struct {
 	Tracer trace.Tracer
 	// Version is shown in the status.
 	Version string
+	// RequestSpans, if set, gets the spans of requests that generations have kept,
+	// at most those of one reading at once. It must not block: who cannot take a
+	// span counts it and lets it go. Called by several goroutines.
+	RequestSpans func([]RequestSpan)
 	// Unsteered leaves new flows to the kernel's hash over all generations that
 	// listen: what Baton would be without its programs. For comparison only.
 	Unsteered bool
@@ -200,6 +204,7 @@ func (s *Supervisor) Run(ctx context.Context, hurry <-chan struct{}) error {
 	releases.Go(func() { s.rotateKeys(loop) })
 	releases.Go(func() { s.watchCertificates(loop) })
 	releases.Go(func() { s.contain(loop) })
+	releases.Go(func() { s.readLedgers(loop) })
 	defer releases.Wait()
 
 	select {

@@ -66,6 +66,22 @@ func (l *Ledger) FD() int { return l.fd }
 // Generation is whose ledger it is.
 func (l *Ledger) Generation() uint64 { return l.shape.generation }
 
+// ListenerName is the name of a listener by its number in a record.
+func (l *Ledger) ListenerName(i uint16) string {
+	if int(i) >= len(l.shape.listeners) {
+		return ""
+	}
+	return l.shape.listeners[i]
+}
+
+// RouteName is the name of a route by its number in a record; empty for NoRoute and OtherRoute.
+func (l *Ledger) RouteName(i uint16) string {
+	if int(i) >= len(l.shape.routes) {
+		return ""
+	}
+	return l.shape.routes[i]
+}
+
 // Close unmaps the pages and closes the memfd. A generation that runs keeps its own.
 func (l *Ledger) Close() error {
 	return errors.Join(unix.Munmap(l.raw), unix.Close(l.fd))
