@@ -61,12 +61,7 @@ func (s *shape) write(fd int, l layout) error {
 		return err
 	}
 	defer unix.Munmap(mem)
-	at := l.names * 8
-	for _, names := range [][]string{s.listeners, s.routes} {
-		for _, name := range names {
-			at += copy(mem[at:], name) + 1
-		}
-	}
+	copy(mem[l.names*8:], s.text())
 	h := words(mem)
 	for at, v := range s.header(l) {
 		h[at].Store(v)
@@ -75,12 +70,23 @@ func (s *shape) write(fd int, l layout) error {
 	return nil
 }
 
+// text is the names, each with a zero byte after it.
+func (s *shape) text() []byte {
+	var b []byte
+	for _, names := range [][]string{s.listeners, s.routes} {
+		for _, name := range names {
+			b = append(append(b, name...), 0)
+		}
+	}
+	return b
+}
+
 // header is the words that never change.
 func (s *shape) header(l layout) map[int]uint64 {
 	return map[int]uint64{
 		hMagic: magic, hVersion: Version, hSize: uint64(l.size) * 8,
 		hGeneration: s.generation, hServerID: uint64(s.serverID), hShards: uint64(s.shards),
-		hListeners: uint64(len(s.listeners)), hRoutes: uint64(len(s.routes)), hNameBytes: uint64(s.nameBytes()),
+		hListeners: uint64(len(s.listeners)), hRoutes: uint64(len(s.routes)), hNameBytes: uint64(len(s.text())),
 	}
 }
 
@@ -121,10 +127,10 @@ func readShape(mem []byte) (s shape, err error) {
 		return s, errors.New("its header does not fit")
 	}
 	s.generation, s.serverID, s.shards = h[hGeneration].Load(), uint32(h[hServerID].Load()), int(shards)
-	text := string(mem[8*pageWords : 8*pageWords+int(nameBytes)])
-	names := strings.Split(strings.TrimSuffix(text, "\x00"), "\x00")
-	if nameBytes == 0 {
-		names = nil
+	names := strings.SplitAfter(string(mem[8*pageWords:8*pageWords+int(nameBytes)]), "\x00")
+	names = names[:len(names)-1] // what follows the last zero byte is none
+	for i := range names {
+		names[i] = strings.TrimSuffix(names[i], "\x00")
 	}
 	if len(names) != int(listeners+routes) {
 		return s, errors.New("its names are not as many as its header says")

@@ -97,16 +97,6 @@ type layout struct {
 	names, keys, flows, inFlight, records, kept, cells, size int
 }
 
-func (s *shape) nameBytes() int {
-	n := 0
-	for _, names := range [][]string{s.listeners, s.routes} {
-		for _, name := range names {
-			n += len(name) + 1
-		}
-	}
-	return n
-}
-
 func (s *shape) check() error {
 	switch {
 	case s.shards < 1 || s.shards > maxShards:
@@ -115,7 +105,7 @@ func (s *shape) check() error {
 		return fmt.Errorf("%d listeners; at most %d", len(s.listeners), maxListeners)
 	case len(s.routes) > maxRoutes:
 		return fmt.Errorf("%d routes; at most %d", len(s.routes), maxRoutes)
-	case s.nameBytes() > maxNameBytes:
+	case len(s.text()) > maxNameBytes:
 		return errors.New("the names are too long")
 	}
 	return nil
@@ -129,7 +119,7 @@ func (s *shape) layout() layout {
 		at += (words + pageWords - 1) / pageWords * pageWords
 		return from
 	}
-	l.names = take((s.nameBytes() + 7) / 8)
+	l.names = take((len(s.text()) + 7) / 8)
 	l.keys = take(numSeries)
 	l.flows = take(s.shards * len(s.listeners) * flowWords)
 	l.inFlight = take(s.shards * inFlightSlots)

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"runtime/debug"
@@ -19,6 +20,7 @@ type Ledger struct {
 	shape  shape
 	layout layout
 	header map[int]uint64 // what must stand there
+	names  []byte         // and after it
 
 	wallOffset int64
 	last       Reading
@@ -51,6 +53,7 @@ func newLedger(fd int, s shape) (*Ledger, error) {
 		return nil, fmt.Errorf("map the ledger of generation %d: %w", s.generation, err)
 	}
 	l.mem = words(l.raw)
+	l.names = s.text()
 	l.wallOffset = int64(l.mem[hWallOffset].Load())
 	for shard := range s.shards {
 		l.requests = append(l.requests, ringReader{ring: l.layout.recordRing(shard)})
@@ -173,13 +176,16 @@ func (l *Ledger) guarded(read func() error) (err error) {
 
 // read fills in a reading, or says what is wrong with the pages.
 func (l *Ledger) read(r *Reading) error {
+	if v := l.mem[hVersion].Load(); v != Version {
+		return fmt.Errorf("it has layout %d, this baton reads layout %d", v, Version)
+	}
 	for at, want := range l.header {
-		if got := l.mem[at].Load(); got != want {
-			if at == hVersion {
-				return fmt.Errorf("it has layout %d, this baton reads layout %d", got, want)
-			}
+		if l.mem[at].Load() != want {
 			return errors.New("its header was overwritten")
 		}
+	}
+	if !bytes.Equal(l.raw[l.layout.names*8:][:len(l.names)], l.names) {
+		return errors.New("its names were overwritten")
 	}
 	switch version := l.mem[hWriter].Load(); version {
 	case 0:

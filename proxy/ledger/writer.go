@@ -142,8 +142,8 @@ func (f *Flow) Begin(now time.Time) Call {
 
 	// Where the request falls is spread by the numbers of flow and request.
 	slots := f.w.mem[f.w.layout.inFlight+f.shard*inFlightSlots:][:inFlightSlots]
-	at := int(f.number/uint64(f.w.shape.shards))*8 + int(c.index)
-	for i := range 8 {
+	at := f.number/uint64(f.w.shape.shards)*8 + uint64(c.index)
+	for i := range uint64(8) {
 		if slot := &slots[(at+i)%inFlightSlots]; slot.Load() == 0 && slot.CompareAndSwap(0, uint64(f.w.mono(now))) {
 			c.slot = slot
 			return c
