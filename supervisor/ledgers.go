@@ -155,25 +155,24 @@ type LedgerStatus struct {
 	// Damage says why nothing may be concluded from the ledger.
 	Damage string `json:"damage,omitempty"`
 	// Written is false if the generation does not keep its ledger.
-	Written    bool              `json:"written"`
-	Requests   uint64            `json:"requests"` // and streams, that have ended
-	Errors     uint64            `json:"errors"`
-	Classes    map[string]uint64 `json:"classes"`
-	InFlight   uint64            `json:"in_flight"`
-	OldestMS   float64           `json:"oldest_ms"` // how long the oldest in flight has been so
-	Flows      ledger.Flows      `json:"flows"`
-	OpenFlows  uint64            `json:"open_flows"`
-	P50MS      float64           `json:"p50_ms"`
-	P99MS      float64           `json:"p99_ms"`
-	LostSpans  uint64            `json:"lost_spans"`  // kept, and overwritten before they were read
-	BeatAgeMS  float64           `json:"beat_age_ms"` // since the generation said that it runs
-	Cut        uint64            `json:"cut"`
-	ByListener []ListenerLedger  `json:"by_listener"`
+	Written    bool                      `json:"written"`
+	Requests   uint64                    `json:"requests"` // and streams, that have ended
+	Errors     uint64                    `json:"errors"`
+	Classes    map[string]uint64         `json:"classes"`
+	InFlight   uint64                    `json:"in_flight"`
+	OldestMS   float64                   `json:"oldest_ms"` // how long the oldest in flight has been so
+	Flows      ledger.Flows              `json:"flows"`
+	OpenFlows  uint64                    `json:"open_flows"`
+	P50MS      float64                   `json:"p50_ms"`
+	P99MS      float64                   `json:"p99_ms"`
+	LostSpans  uint64                    `json:"lost_spans"`  // kept, and overwritten before they were read
+	BeatAgeMS  float64                   `json:"beat_age_ms"` // since the generation said that it runs
+	Cut        uint64                    `json:"cut"`
+	ByListener map[string]ListenerLedger `json:"by_listener"`
 }
 
 // ListenerLedger is what one listener of a generation has counted.
 type ListenerLedger struct {
-	Listener string       `json:"listener"`
 	Requests uint64       `json:"requests"`
 	Errors   uint64       `json:"errors"`
 	InFlight uint64       `json:"in_flight"`
@@ -189,7 +188,7 @@ func (b *book) status() *LedgerStatus {
 	t := r.Total()
 	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 	st := &LedgerStatus{
-		Damage: r.Damage, Written: r.Written, Requests: t.Requests, Errors: t.Errors(), Classes: map[string]uint64{},
+		Damage: r.Damage, Written: r.Written, Requests: t.Requests, Errors: t.Errors(), Classes: map[string]uint64{}, ByListener: map[string]ListenerLedger{},
 		InFlight: t.InFlight, OldestMS: ms(r.Oldest), Flows: t.Flows, OpenFlows: t.Flows.Open(),
 		P50MS: ms(t.Duration.Quantile(0.5)), P99MS: ms(t.Duration.Quantile(0.99)), LostSpans: r.LostKept, Cut: r.Cut,
 	}
@@ -203,7 +202,7 @@ func (b *book) status() *LedgerStatus {
 	}
 	for i, l := range r.Listeners {
 		sum := r.Sum(func(k ledger.Key) bool { return int(k.Listener) == i })
-		st.ByListener = append(st.ByListener, ListenerLedger{l.Name, sum.Requests, sum.Errors(), l.Started - min(sum.Requests, l.Started), l.Flows})
+		st.ByListener[l.Name] = ListenerLedger{sum.Requests, sum.Errors(), l.Started - min(sum.Requests, l.Started), l.Flows}
 	}
 	return st
 }
