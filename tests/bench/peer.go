@@ -39,6 +39,7 @@ type server interface {
 
 var peers = []peer{
 	{name: "baton", start: startBaton},
+	{name: "baton-takeover", start: startTakeover},
 	{name: "so_reuseport", start: startShared},
 	{name: "drain-restart", start: startRestarted, stopsFirst: true},
 	// nginx passes trailers on from 1.27.2, if it is told to.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
@@ -30,12 +31,19 @@ type release struct {
 	command float64 // from the start of `baton release` to its end
 }
 
-func startBaton(t tools, s site) (server, error) {
+func startBaton(t tools, s site) (server, error) { return startSupervisor(t, s, "bpf") }
+
+// startTakeover is Baton where generations share their sockets.
+func startTakeover(t tools, s site) (server, error) { return startSupervisor(t, s, "takeover") }
+
+func startSupervisor(t tools, s site, steering string) (server, error) {
 	path, err := s.write("baton.yaml", 1)
 	if err != nil {
 		return nil, err
 	}
-	c, err := startChild(exec.Command(t.baton, "run", "--config", path), path+".log")
+	cmd := exec.Command(t.baton, "run", "--config", path)
+	cmd.Env = append(os.Environ(), "BATON_STEERING="+steering)
+	c, err := startChild(cmd, path+".log")
 	if err != nil {
 		return nil, err
 	}

@@ -75,14 +75,15 @@ func (r *Report) lookAround() error {
 }
 
 // takeReleases takes the times of the releases there were since the last call,
-// if the peer has any, and adds them to, if it is not nil.
+// if the peer has any, and adds them to, if it is not nil. The report has those
+// of Baton with all its stages.
 func (r *Report) takeReleases(from *running, to *Releases) {
 	b, ok := from.server.(*batonServer)
 	if !ok {
 		return
 	}
 	taken := b.taken()
-	if to == nil {
+	if to == nil || from.name != "baton" {
 		return
 	}
 	if to.Stages == nil {
