@@ -3,6 +3,7 @@ package supervisor
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -36,10 +37,19 @@ type sharedSocket struct {
 	conf config.Listener
 }
 
-func openTakeover(c *config.Config) (_ *takeover, err error) {
+// openTakeover makes the sockets, or takes those that a generation of an earlier
+// supervisor still serves. Where that cannot be, both listen side by side until
+// the earlier one has been drained, and log says so.
+func openTakeover(c *config.Config, left []*generation, log *slog.Logger) (_ *takeover, err error) {
 	t := &takeover{nonblocking: c.Proxy.Nonblocking}
 	for _, conf := range c.Listeners {
-		s, err := bind(conf, t.nonblocking)
+		s, err := adopt(conf, t.nonblocking, left)
+		if err != nil {
+			if !errors.Is(err, errNoneLeft) {
+				log.Warn("what an earlier supervisor left keeps its own queue until it is drained", "listener", conf.Name, "reason", err)
+			}
+			s, err = bind(conf, t.nonblocking)
+		}
 		if err == nil {
 			t.shared = append(t.shared, sharedSocket{s, conf})
 			err = s.listen(conf.Backlog)

@@ -161,6 +161,17 @@ func (p *Process) Ended(within time.Duration) bool {
 	return err == nil && n == 1
 }
 
+// Duplicate returns a descriptor of what the process has open under this number
+// (pidfd_getfd(2)); it is the caller's to close.
+func (p *Process) Duplicate(number int) (fd int, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pidFD < 0 {
+		return -1, os.ErrProcessDone
+	}
+	return unix.PidfdGetfd(p.pidFD, number, 0) // close-on-exec, as all of them
+}
+
 // Close gives the handle back. Signal then finds no process.
 func (p *Process) Close() {
 	p.mu.Lock()

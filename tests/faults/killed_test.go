@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -28,8 +29,19 @@ func status(t *testing.T, n *demo.Node) *demo.Status {
 
 // A supervisor that is killed leaves its generation serving; the next one starts
 // another, takes the addresses over and drains what it found. No client sees it.
-func TestSupervisorKilled(t *testing.T) {
-	n := node.Start(t, demo.Place{}, demo.Settings{})
+func TestSupervisorKilled(t *testing.T) { killSupervisors(t, demo.Settings{}, 3) }
+
+// Where generations share their sockets the next supervisor takes those that it
+// finds.
+func TestSupervisorKilledInTakeover(t *testing.T) {
+	n := killSupervisors(t, demo.Settings{Steering: "takeover"}, 1)
+	if log, err := os.ReadFile(n.LogFile()); err != nil || strings.Contains(string(log), "keeps its own queue") {
+		t.Errorf("the sockets were made anew: %v\n%s", err, log)
+	}
+}
+
+func killSupervisors(t *testing.T, settings demo.Settings, times int) *demo.Node {
+	n := node.Start(t, demo.Place{}, settings)
 	load := &demo.Load{HTTP: n.HTTP.String(), TCP: n.TCP.String(), Slow: time.Second}
 	ctx, stop := context.WithCancel(t.Context())
 	var clients sync.WaitGroup
@@ -38,7 +50,7 @@ func TestSupervisorKilled(t *testing.T) {
 	defer stop()
 	node.Eventually(t, "the load to get going", func() bool { return load.Counts().OK > 200 })
 
-	for round := 2; round <= 4; round++ {
+	for round := 2; round <= times+1; round++ {
 		left := status(t, n).Generations[0].PID
 		n.Kill()
 		time.Sleep(300 * time.Millisecond) // nobody is in charge, and traffic goes on
@@ -55,7 +67,7 @@ func TestSupervisorKilled(t *testing.T) {
 			t.Errorf("process %d, left by the killed supervisor, still runs %s", left, exe)
 		}
 	}
-	file, err := n.WriteConfig("candidate", demo.Settings{})
+	file, err := n.WriteConfig("candidate", settings)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,5 +85,6 @@ func TestSupervisorKilled(t *testing.T) {
 			ok++
 		}
 	}
-	t.Logf("%d operations, none failed, over three supervisors killed", ok)
+	t.Logf("%d operations, none failed, over %d supervisors killed", ok, times)
+	return n
 }
