@@ -27,7 +27,7 @@ const (
 	Passed         Outcome = "passed"          // 0
 	Failed         Outcome = "failed"          // 1: there was nothing to go back to
 	RolledBack     Outcome = "rolled_back"     // 3: failed after flows had moved; they move no more
-	Inconclusive   Outcome = "inconclusive"    // 4: held
+	Inconclusive   Outcome = "inconclusive"    // 4: both generations stay as they are
 	Refused        Outcome = "refused"         // 5: before any flow moved
 	Superseded     Outcome = "superseded"      // 5: a later request took its place
 	RollbackFailed Outcome = "rollback_failed" // 6: nobody was left to go back to
@@ -66,9 +66,11 @@ type Result struct {
 	// QueuedAtShift is what waited at the previous generation's listeners when
 	// new flows stopped going there.
 	QueuedAtShift QueueLengths `json:"queued_at_shift"`
-	// Evidence is what the outcome rests on, in words and numbers.
+	// Evidence is what else was seen, in words and numbers.
 	Evidence []string `json:"evidence,omitempty"`
-	TraceID  string   `json:"trace_id,omitempty"`
+	// Verdict is what the gates found; nil for a release that was not watched.
+	Verdict *Verdict `json:"verdict,omitempty"`
+	TraceID string   `json:"trace_id,omitempty"`
 }
 
 // StageResult is one stage of a release, or its undoing.
@@ -123,6 +125,9 @@ type Drained struct {
 	Cut          uint64 `json:"cut"`   // flows in the middle of something, by the deadline
 	IdleClosed   uint64 `json:"idle_closed"`
 	HalfOpenLeft uint64 `json:"half_open_left"`
+	// Undeclared are flows that were open when a generation's process ended and
+	// that it had not reported as cut or idle.
+	Undeclared uint64 `json:"undeclared"`
 }
 
 // GenerationStatus is one generation at one moment.
@@ -146,6 +151,10 @@ type GenerationStatus struct {
 	Exit         string `json:"exit,omitempty"`
 	// Ledger is the generation's own account; nil if it keeps none.
 	Ledger *LedgerStatus `json:"ledger,omitempty"`
+	// OpenFlows are established and not over. Flows counts, since the generation
+	// began, by fact, as the kernel saw it; what is zero is left out.
+	OpenFlows uint64            `json:"open_flows"`
+	Flows     map[string]uint64 `json:"flows,omitempty"`
 }
 
 // ReleaseStatus is the release that runs.
@@ -164,6 +173,8 @@ type ListenerStatus struct {
 	// Runs counts how often the steering program chose, by reason. A flow can
 	// take more than one run.
 	Runs map[string]uint64 `json:"runs"`
+	// Flows counts flows of all generations by fact, as the kernel saw it.
+	Flows map[string]uint64 `json:"flows,omitempty"`
 }
 
 // SlotRuns are the runs that ended in one slot, over all listeners; slot -1

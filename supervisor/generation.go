@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/baton-mesh/baton/bpf/flows"
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/supervisor/cgroup"
 	"github.com/baton-mesh/baton/supervisor/spawn"
@@ -71,6 +72,9 @@ type generation struct {
 	removeOnce sync.Once
 	dead       atomic.Bool
 	sockets    map[string][]socket // our copies, until socketOnce closes them
+
+	dialed, probed atomic.Uint64 // probes begun, and those that were answered
+	lastAccount    atomic.Pointer[map[string]flows.Counts]
 
 	unfit atomic.Bool // it lives and has given up listening sockets
 

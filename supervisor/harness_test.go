@@ -125,7 +125,19 @@ func generationMain(how string) {
 	})}
 	stop := make(chan os.Signal, 2)
 	signal.Notify(stop, syscall.SIGTERM)
+	if bad, ok := misbehave(how); ok {
+		server.Handler = bad
+	}
 	switch how {
+	case "mute-at-first":
+		// Until the test says so, by a file in the runtime directory.
+		for {
+			if _, err := os.Stat(filepath.Join(filepath.Dir(os.Getenv(contract.EnvNotifySocket)), "go")); err == nil {
+				break
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		notify("READY=1")
 	case "die-unready":
 		os.Exit(3)
 	case "mute":

@@ -57,6 +57,7 @@ func (s *Supervisor) openSteerer(mode config.Steering, attach bool) error {
 	}
 	s.steering = by // not a nil of its type
 	s.openGuard(s.pins)
+	s.openAccount(s.pins)
 	return nil
 }
 

@@ -110,7 +110,7 @@ func (s *Supervisor) accepted(ctx context.Context, g *generation) error {
 }
 
 func (s *Supervisor) probeOnce(ctx context.Context, by *steering, g *generation, l config.Listener) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(s.patience.Load()))
 	defer cancel()
 	ctx, span := s.tracer.Start(ctx, "probe connection")
 	defer span.End()
@@ -138,7 +138,11 @@ func (s *Supervisor) probeOnce(ctx context.Context, by *steering, g *generation,
 		conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
 		fallthrough
 	case config.HTTP:
-		return probeHTTP(ctx, conn)
+		if err := probeHTTP(ctx, conn); err != nil {
+			return err
+		}
+		g.probed.Add(1)
+		return nil
 	}
 	// A stream has no answer of its own to wait for, and when its upstream is
 	// down the candidate rightly ends it. That it is accepted, see accepted.
@@ -155,22 +159,29 @@ func dialCandidate(ctx context.Context, by *steering, g *generation, to netip.Ad
 		if err = errors.Join(err, inner); err != nil {
 			return err
 		}
+		g.dialed.Add(1)
 		return by.node.Steer(from, g.slot)
 	}}
 	d.SetMultipathTCP(false)
 	conn, err := d.DialContext(ctx, "tcp", to.String())
-	if from.IsValid() {
-		// Established or refused: no later packet of it asks the program again.
-		err = errors.Join(err, by.node.Unsteer(from))
-	}
 	if err != nil {
-		if conn != nil {
-			conn.Close()
+		if from.IsValid() {
+			err = errors.Join(err, by.node.Unsteer(from))
 		}
 		return nil, err
 	}
-	return conn, nil
+	return steeredConn{conn, func() error { return by.node.Unsteer(from) }}, nil
 }
+
+// steeredConn is a probe's connection. Its source stays in the probe table until
+// it is closed: behind a SYN cookie the last segment of the handshake asks the
+// program once more, and it may come after connect(2) has returned.
+type steeredConn struct {
+	net.Conn
+	unsteer func() error
+}
+
+func (c steeredConn) Close() error { return errors.Join(c.Conn.Close(), c.unsteer()) }
 
 // claimSource binds the socket to the address the kernel would choose anyway
 // and to a free port, and returns both.

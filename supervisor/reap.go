@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/baton-mesh/baton/bpf/flows"
 	"github.com/baton-mesh/baton/supervisor/spawn"
 )
 
@@ -146,8 +147,11 @@ func (s *Supervisor) remove(g *generation) {
 			}
 		}
 	}
+	last := s.accounts.forget(g)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	undeclared := last[flows.OpenAtExit] - min(last[flows.OpenAtExit], uint64(g.cut+g.idleClosed))
+	s.drained.Undeclared += undeclared
 	s.generations = slices.DeleteFunc(s.generations, func(other *generation) bool { return other == g })
 	if !g.leftover() {
 		s.slots[g.slot] = nil
@@ -155,7 +159,7 @@ func (s *Supervisor) remove(g *generation) {
 	if err := s.persist(); err != nil {
 		s.log.Error("write the state file", "error", err)
 	}
-	s.log.Info("generation ended", "generation", g.id, "exit", g.exit, "cut", g.cut, "idle_closed", g.idleClosed, "half_open_left", g.halfOpenLeft)
+	s.log.Info("generation ended", "generation", g.id, "exit", g.exit, "cut", g.cut, "idle_closed", g.idleClosed, "half_open_left", g.halfOpenLeft, "undeclared", undeclared)
 }
 
 // openLeftover finds a process that an earlier supervisor started.

@@ -48,7 +48,8 @@ type release struct {
 	candidate *generation // guarded by Supervisor.mu for readers
 	previous  *generation // who served when it began; nil: nobody
 	fallback  *recipe     // what previous runs, with a handle that outlives it
-	before    baseline    // the counters before the shift
+	watch     *watch      // from the shift on; nil: it is not watched
+	held      string      // why the verdict is inconclusive, if both generations are to stay
 
 	// Guarded by Supervisor.mu.
 	stage   string
@@ -78,6 +79,10 @@ func (s *Supervisor) Rollback(ctx context.Context) (Result, error) {
 		r.abort(errors.New("rollback was asked for"))
 		s.mu.Unlock()
 		return r.wait(ctx)
+	}
+	if res, ok := s.backToReserve(); ok {
+		s.mu.Unlock()
+		return res, nil
 	}
 	kept := s.kept
 	s.mu.Unlock()
@@ -271,11 +276,19 @@ func (s *Supervisor) run(ctx context.Context, r *release) {
 		}
 		break
 	}
-	if outcome == Passed {
+	switch {
+	case outcome != Passed:
+	case r.held != "":
+		outcome, reason = Inconclusive, r.held
+		s.hold(r)
+	default:
 		s.passed(r)
 	}
 	span.SetAttributes(attribute.String("baton.release.outcome", string(outcome)),
 		attribute.Int64("baton.generation", int64(r.result.Generation)))
+	if v := r.result.Verdict; v != nil {
+		span.SetAttributes(attribute.String("baton.verdict", string(v.Judgement)))
+	}
 	if outcome != Passed {
 		span.SetStatus(codes.Error, reason)
 	}
@@ -329,11 +342,23 @@ func (s *Supervisor) undo(ctx context.Context, r *release, ran []stage) error {
 }
 
 // passed makes the candidate the generation of record and sends the previous
-// one to drain, and with it what an earlier supervisor left and who gave up its
-// sockets.
+// one to drain, and with it what an earlier supervisor left, who gave up its
+// sockets, and who was held for a verdict that did not come.
 func (s *Supervisor) passed(r *release) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.ofRecord(r)
+	for _, g := range s.generations {
+		if (g == r.previous || g == s.reserve || g.leftover() || g.unfit.Load()) && !g.stopping {
+			s.retire(g, r.candidate.recipe.config.Release.DrainTimeout)
+		}
+	}
+	s.reserve = nil
+}
+
+// ofRecord makes the candidate the generation that a later rollback goes back
+// to, or from. s.mu is held.
+func (s *Supervisor) ofRecord(r *release) {
 	if s.crash != nil {
 		s.crash.binary.Close()
 		s.crash = nil
@@ -350,11 +375,6 @@ func (s *Supervisor) passed(r *release) {
 	select {
 	case s.certs <- struct{}{}:
 	default:
-	}
-	for _, g := range s.generations {
-		if (g == r.previous || g.leftover() || g.unfit.Load()) && !g.stopping {
-			s.retire(g, r.candidate.recipe.config.Release.DrainTimeout)
-		}
 	}
 }
 

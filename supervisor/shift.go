@@ -2,19 +2,20 @@ package supervisor
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"time"
-
-	"github.com/baton-mesh/baton/bpf/reuseport"
 )
 
 // shiftOver moves new flows to the candidate: by the steps of the ramp, each
 // with its evidence, and then all of them.
 func (s *Supervisor) shiftOver(ctx context.Context, r *release) error {
-	var err error
-	if r.before, err = s.baseline(r.candidate); err != nil {
-		return err
+	if r.watched() {
+		var err error
+		if r.watch, err = s.watchFrom(r); err != nil {
+			return err
+		}
+		if err := r.watch.err(r.watch.findings()); err != nil {
+			return err // before anything has moved
+		}
 	}
 	salt := newSalt() // one for the whole ramp
 	for _, share := range r.ramp() {
@@ -24,7 +25,7 @@ func (s *Supervisor) shiftOver(ctx context.Context, r *release) error {
 		if err := s.give(r, float64(share), salt); err != nil {
 			return err
 		}
-		if err := s.watchCandidate(ctx, r); err != nil {
+		if err := s.step(ctx, r); err != nil {
 			return fmt.Errorf("at %v of new flows: %w", share, err)
 		}
 	}
@@ -49,6 +50,14 @@ func (s *Supervisor) shiftOver(ctx context.Context, r *release) error {
 	}
 	s.handOver()
 	return s.steering.emptySinks()
+}
+
+// step watches the candidate for as long as a step of the ramp takes.
+func (s *Supervisor) step(ctx context.Context, r *release) error {
+	if r.watch == nil {
+		return s.holds(r.candidate)
+	}
+	return r.watch.step(ctx)
 }
 
 // give makes the candidate's share of new flows what it says. One store.
@@ -110,63 +119,4 @@ func (s *Supervisor) leave(g *generation) {
 		return
 	}
 	s.applyShift()
-}
-
-// baseline is the counters from which a candidate's evidence is counted.
-type baseline struct{ own, none reuseport.Counts }
-
-func (s *Supervisor) baseline(g *generation) (b baseline, err error) {
-	own, err1 := s.steering.counts(int(g.slot))
-	none, err2 := s.steering.counts(reuseport.NoSlot)
-	return baseline{own, none}, errors.Join(err1, err2)
-}
-
-// watchCandidate lets the window of a step pass and returns an error as soon as
-// the candidate has failed.
-func (s *Supervisor) watchCandidate(ctx context.Context, r *release) error {
-	if r.request.NoVerify || r.previous == nil {
-		return s.holds(r) // unwatched, or with nothing to go back to
-	}
-	window := time.NewTimer(r.recipe.config.Release.Verify.Window)
-	defer window.Stop()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		select {
-		case <-r.candidate.exited:
-			return fmt.Errorf("generation %d ended: %s", r.candidate.id, s.exitOf(r.candidate))
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-tick.C:
-			if err := s.holds(r); err != nil {
-				return err
-			}
-		case <-window.C:
-			return s.holds(r)
-		}
-	}
-}
-
-// holds asks the kernel whether the candidate is still where it was put, and
-// whether every flow found somebody.
-func (s *Supervisor) holds(r *release) error {
-	g := r.candidate
-	if !g.alive() {
-		return fmt.Errorf("generation %d ended: %s", g.id, s.exitOf(g))
-	}
-	in, all, err := s.steering.inSlot(g.slot, g.sockets)
-	if err != nil {
-		return err
-	}
-	if in < all {
-		return fmt.Errorf("generation %d has given up %d of its %d listening sockets", g.id, all-in, all)
-	}
-	now, err := s.baseline(g)
-	if err != nil {
-		return err
-	}
-	if n := now.none[reuseport.Sink] - r.before.none[reuseport.Sink]; n > 0 && r.previous != nil && r.previous.alive() {
-		return fmt.Errorf("%d flows found no generation and went to the sink", n)
-	}
-	return nil
 }

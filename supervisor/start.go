@@ -98,6 +98,7 @@ func (s *Supervisor) fork(what *recipe) (_ *generation, err error) {
 		if err != nil {
 			s.steering.empty(g.slot)
 			g.closeSockets()
+			s.accounts.forget(g)
 			s.mu.Lock()
 			s.slots[g.slot] = nil
 			s.mu.Unlock()
@@ -111,6 +112,7 @@ func (s *Supervisor) fork(what *recipe) (_ *generation, err error) {
 		return nil, err
 	}
 	s.protect(g)
+	s.count(g, false)
 	if s.cgroups != nil {
 		if g.cgroup, err = s.cgroups.Make(g.id); err != nil {
 			return nil, err

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -64,6 +65,8 @@ type Supervisor struct {
 	certs    chan struct{} // one token: another configuration serves
 	cgroups  *cgroup.Base  // nil where there is no cgroup2
 	guard    *guard.Guard  // nil where it cannot be had
+	accounts accounts
+	patience atomic.Int64 // how long a probe may take, in ns
 
 	hurried chan struct{} // closed when the operator waits no longer
 	wake    chan struct{} // one token: there may be work for the release loop
@@ -87,6 +90,7 @@ type Supervisor struct {
 	crashes     int           // in a row
 	held        []*generation // dead, with queues that wait for a successor
 	pauseOver   bool          // the pause before the next attempt has passed
+	reserve     *generation   // kept beside the current one, for want of a verdict on that
 	kept        *recipe       // what the generation before the current one ran
 	history     []Result
 	outcomes    map[Outcome]uint64
@@ -115,6 +119,7 @@ func New(o Options) (_ *Supervisor, err error) {
 		hurried:  make(chan struct{}),
 		wake:     make(chan struct{}, 1), abandon: make(chan struct{}),
 	}
+	s.patience.Store(int64(probeTimeout))
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -295,6 +300,7 @@ func (s *Supervisor) close() {
 		s.steering.close()
 	}
 	s.closeGuard()
+	s.closeAccount()
 	if s.pins != "" {
 		os.Remove(s.pins) // empty, unless another layout is pinned beside ours
 	}
@@ -415,6 +421,7 @@ func (s *Supervisor) Status() Status {
 		st.Last = &s.history[n-1]
 	}
 	s.steering.describe(&st, s.slotsUsed)
+	s.describeFlows(&st)
 	return st
 }
 

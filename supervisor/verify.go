@@ -2,30 +2,52 @@ package supervisor
 
 import (
 	"context"
-	"fmt"
+	"errors"
 
-	"github.com/baton-mesh/baton/bpf/reuseport"
+	"github.com/baton-mesh/baton/proxy/config"
 )
 
-// verify watches the candidate with all new flows on it. What it can say so far
-// is what the kernel knows: the candidate lives, holds its sockets, and no flow
-// went anywhere but to it.
+// verify watches the candidate with all new flows on it, and gives the verdict.
+// That no gate was violated is not enough for a pass: each must have been seen.
 func (s *Supervisor) verify(ctx context.Context, r *release) error {
-	if err := s.watchCandidate(ctx, r); err != nil {
+	w := r.watch
+	if w == nil {
+		return s.holds(r.candidate)
+	}
+	if w.previous.alive() {
+		if err := w.shut(w.previous); err != nil {
+			return err
+		}
+	}
+	if err := w.step(ctx); err != nil {
 		return err
 	}
 	if !s.steering.chooses() {
 		r.result.Evidence = append(r.result.Evidence,
-			"the candidate lives and its sockets listen; old and new have accepted from the same queues, and nobody counted which took what")
-		return nil
+			"old and new have accepted from the same queues, and nobody counted which took what")
 	}
-	now, err := s.baseline(r.candidate)
-	if err != nil {
+	if err := w.final(ctx); err != nil {
 		return err
 	}
-	given := now.own[reuseport.Current] + now.own[reuseport.Ramped] - r.before.own[reuseport.Current] - r.before.own[reuseport.Ramped]
-	r.result.Evidence = append(r.result.Evidence, fmt.Sprintf(
-		"the candidate lives, holds its sockets and was chosen %d times; the sink %d times",
-		given, now.none[reuseport.Sink]-r.before.none[reuseport.Sink]))
+	findings := w.findings()
+	if err := w.err(findings); err != nil {
+		return err
+	}
+	if w.conclude(findings) == JudgedPass {
+		return nil
+	}
+	why := "inconclusive: " + reasons(findings, Unclear)
+	switch r.recipe.config.Release.OnInconclusive {
+	case config.Rollback:
+		return errors.New(why)
+	case config.Hold:
+		r.held = why
+	default:
+		s.log.Warn("the release passes, although "+why, "release", r.result.ID)
+	}
 	return nil
 }
+
+// watched reports whether a candidate is to be judged: there is something to go
+// back to, and nobody has asked not to look.
+func (r *release) watched() bool { return r.previous != nil && !r.request.NoVerify }

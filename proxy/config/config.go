@@ -231,8 +231,9 @@ type Release struct {
 	DrainTimeout time.Duration `mapstructure:"drain_timeout" yaml:"drain_timeout"`
 	// MaxGenerations bounds the generations alive at once, draining ones included.
 	MaxGenerations int `mapstructure:"max_generations" yaml:"max_generations" jsonschema:"minimum=2,maximum=250"`
-	// OnInconclusive is what follows evidence too thin for a verdict: hold or rollback.
-	OnInconclusive string `mapstructure:"on_inconclusive" yaml:"on_inconclusive" jsonschema:"enum=hold,enum=rollback"`
+	// OnInconclusive is what follows when something that the verdict needs was not
+	// seen: hold (both generations stay as they are), rollback or pass.
+	OnInconclusive string `mapstructure:"on_inconclusive" yaml:"on_inconclusive" jsonschema:"enum=hold,enum=rollback,enum=pass"`
 	// Verify is how a candidate is watched before the verdict.
 	Verify Verify `mapstructure:"verify" yaml:"verify"`
 }
@@ -241,7 +242,20 @@ type Release struct {
 type Verify struct {
 	// Window is how long each step of the ramp is watched.
 	Window time.Duration `mapstructure:"window" yaml:"window"`
+	// MaxErrorRate is the share of the candidate's latest flows that may fail
+	// before it is rolled back, as long as fewer fail at the generation before.
+	// 100% turns the rule off.
+	MaxErrorRate Percent `mapstructure:"max_error_rate" yaml:"max_error_rate"`
+	// MinFlows is how many flows that rule looks at, and the least it judges by.
+	MinFlows int `mapstructure:"min_flows" yaml:"min_flows" jsonschema:"minimum=1,maximum=1000000"`
 }
+
+// What happens to a release that is inconclusive.
+const (
+	Hold     = "hold"
+	Rollback = "rollback"
+	Pass     = "pass"
+)
 
 // Steering says who chooses the generation of a new flow.
 type Steering string

@@ -120,7 +120,7 @@ upstreams:
   - {name: a, endpoints: ["origin.internal:1", "[::1]:65535"], protocol: h2c, connect_timeout: 0s, idle_timeout: 1us, max_idle: 0, max_connections: 5}
   - {name: b, endpoints: ["127.0.0.1:2"]}
 proxy: {command: ["/bin/my server", "--flag=é", "", "null", "0x10", " lead", "a\nb"], user: "", nonblocking: false, baton: false}
-release: {ready_timeout: 1ms, ramp: [0.01%, 33.33%, 99.99%, 100%], drain_timeout: 300h, max_generations: 2, on_inconclusive: rollback, verify: {window: 0s}}
+release: {ready_timeout: 1ms, ramp: [0.01%, 33.33%, 99.99%, 100%], drain_timeout: 300h, max_generations: 2, on_inconclusive: rollback, verify: {window: 0s, max_error_rate: 0.01%, min_flows: 1000000}}
 steering: bpf
 shutdown: {lead: 0s}
 `

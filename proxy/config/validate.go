@@ -19,7 +19,7 @@ var (
 	workerChoices     = []WorkerChoice{ByHash, ByCPU}
 	upstreamProtocols = []UpstreamProtocol{HTTP1, H2C}
 	steerings         = []Steering{SteeringAuto, SteeringBPF, SteeringTakeover}
-	onInconclusive    = []string{"hold", "rollback"}
+	onInconclusive    = []string{Hold, Rollback, Pass}
 )
 
 const (
@@ -29,6 +29,7 @@ const (
 	maxGenerations = 250 // of 256 slots; the others are the sink's and the tombstones'
 	maxNameLength  = 64
 	maxWeight      = 1_000_000
+	maxMinFlows    = 1_000_000
 
 	// A Unix socket's path has 108 bytes in the kernel, the last a zero.
 	maxSocketPath = 107
@@ -115,6 +116,8 @@ func (v validator) release() {
 	}
 	v.bounds("release.max_generations", r.MaxGenerations, minGenerations, maxGenerations)
 	choice(v, "release.on_inconclusive", "value", r.OnInconclusive, onInconclusive, nil)
+
+	v.bounds("release.verify.min_flows", r.Verify.MinFlows, 1, maxMinFlows)
 
 	const ramp = "release.ramp"
 	if len(r.Ramp) == 0 {

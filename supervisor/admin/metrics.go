@@ -22,12 +22,16 @@ var (
 	idleClosedDesc  = prometheus.NewDesc("baton_drain_idle_closed_total", "Idle keep-alive connections closed at a drain's deadline.", nil, nil)
 	halfOpenDesc    = prometheus.NewDesc("baton_drain_half_open_left_total", "Handshakes unfinished when a drain stopped waiting for them; they go over by kernel migration.", nil, nil)
 	refusedDesc     = prometheus.NewDesc("baton_guard_refused_total", "Socket options that would have changed a listener's steering, tried by the generation in the slot and refused.", []string{"slot", "option"}, nil)
+	undeclaredDesc  = prometheus.NewDesc("baton_exit_undeclared_flows_total", "Flows that were open when a generation's process ended and that it had not reported.", nil, nil)
+	openFlowsDesc   = prometheus.NewDesc("baton_open_flows", "TCP connections established and not over, of each living generation.", []string{"generation"}, nil)
+	flowsDesc       = prometheus.NewDesc("baton_flows_total", "TCP connections by what became of them (fact), as the kernel saw it, by listener.", []string{"listener", "fact"}, nil)
+	generationDesc  = prometheus.NewDesc("baton_generation_flows_total", "TCP connections by what became of them (fact), as the kernel saw it, of each living generation.", []string{"generation", "fact"}, nil)
 	runsDesc        = prometheus.NewDesc("baton_steering_runs_total", "How often the steering program chose, by listener and reason. A flow can take more than one run.", []string{"listener", "reason"}, nil)
 	slotRunsDesc    = prometheus.NewDesc("baton_steering_slot_runs_total", "How often the steering program chose, over all listeners, by slot (none: no slot) and reason.", []string{"slot", "reason"}, nil)
 )
 
 func (collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{readyDesc, currentDesc, generationsDesc, releasesDesc, stageDesc, endedDesc, cutDesc, idleClosedDesc, halfOpenDesc, refusedDesc, runsDesc, slotRunsDesc} {
+	for _, d := range []*prometheus.Desc{readyDesc, currentDesc, generationsDesc, releasesDesc, stageDesc, endedDesc, cutDesc, idleClosedDesc, halfOpenDesc, refusedDesc, undeclaredDesc, openFlowsDesc, flowsDesc, generationDesc, runsDesc, slotRunsDesc} {
 		ch <- d
 	}
 }
@@ -60,6 +64,22 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	counter(cutDesc, float64(st.Drained.Cut))
 	counter(idleClosedDesc, float64(st.Drained.IdleClosed))
 	counter(halfOpenDesc, float64(st.Drained.HalfOpenLeft))
+	counter(undeclaredDesc, float64(st.Drained.Undeclared))
+	for _, g := range st.Generations {
+		if g.Flows == nil {
+			continue
+		}
+		id := strconv.FormatUint(g.ID, 10)
+		gauge(openFlowsDesc, float64(g.OpenFlows), id)
+		for fact, n := range g.Flows {
+			counter(generationDesc, float64(n), id, fact)
+		}
+	}
+	for _, l := range st.Listeners {
+		for fact, n := range l.Flows {
+			counter(flowsDesc, float64(n), l.Name, fact)
+		}
+	}
 	if st.Last != nil {
 		for _, stage := range st.Last.Stages {
 			gauge(stageDesc, stage.Milliseconds/1000, stage.Name)

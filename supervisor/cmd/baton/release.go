@@ -26,7 +26,7 @@ func newReleaseCommand() *cobra.Command {
 
 One release runs, one waits; a later request takes the waiting one's place.
 Exit codes: 0 passed, 1 failed, 2 usage, 3 failed and rolled back,
-4 inconclusive, 5 refused before any flow moved (or superseded),
+4 inconclusive and held, 5 refused before any flow moved (or superseded),
 6 the rollback itself failed.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -114,6 +114,12 @@ func printResult(r supervisor.Result) {
 	}
 	for _, e := range r.Evidence {
 		fmt.Println("  evidence:", e)
+	}
+	if v := r.Verdict; v != nil {
+		fmt.Printf("  verdict: %s, %.0f ms after the shift; flows harmed: %d\n", v.Judgement, v.Milliseconds, v.Harmed)
+		for _, f := range v.Findings {
+			fmt.Printf("  %-14s %-9s %s\n", f.Gate, f.State, f.Words)
+		}
 	}
 }
 

@@ -1,0 +1,75 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/baton-mesh/baton/bpf/flows"
+	"github.com/baton-mesh/baton/proxy/config"
+)
+
+// askEach probes each listener of a generation that serves, once. A listener
+// whose connections are bounded is left out: at its bound a client waits, and
+// that is no fault.
+func (s *Supervisor) askEach(ctx context.Context, g *generation) error {
+	by, ok := s.steering.(*steering)
+	if !ok || !by.attach {
+		return nil // a probe could reach anybody
+	}
+	probes, probing := errgroup.WithContext(ctx)
+	probes.SetLimit(probesAtOnce)
+	for _, conf := range g.recipe.config.Listeners {
+		if conf.MaxConnections > 0 {
+			continue
+		}
+		probes.Go(func() error {
+			if err := s.ask(probing, by, g, conf); err != nil {
+				return fmt.Errorf("listener %s: %w", conf.Name, err)
+			}
+			return nil
+		})
+	}
+	return probes.Wait()
+}
+
+func (s *Supervisor) ask(ctx context.Context, by *steering, g *generation, conf config.Listener) error {
+	before, _, err := s.taken(g, conf.Name)
+	if err != nil {
+		return err
+	}
+	if err := s.probeOnce(ctx, by, g, conf); err != nil || conf.Protocol.IsHTTP() {
+		return err
+	}
+	// A stream has no answer: that it is accepted is what can be seen.
+	late := time.After(time.Duration(s.patience.Load()))
+	for {
+		now, waiting, err := s.taken(g, conf.Name)
+		if err != nil || waiting == 0 || now > before {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-late:
+			return fmt.Errorf("nothing of %d connections was accepted in time", waiting)
+		case <-time.After(queuePoll):
+		}
+	}
+}
+
+// taken is how many flows a generation has accepted on a listener, as far as
+// that is counted, and how many wait to be.
+func (s *Supervisor) taken(g *generation, listener string) (taken int64, waiting int, err error) {
+	q, err := s.steering.waiting(map[string][]socket{listener: g.sockets[listener]})
+	if err != nil {
+		return 0, 0, err
+	}
+	counts, err := s.accounts.of(g)
+	if err != nil {
+		return 0, q.ToAccept, nil
+	}
+	return int64(counts[listener][flows.Established]) - int64(q.ToAccept), q.ToAccept, nil
+}

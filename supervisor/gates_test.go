@@ -1,0 +1,375 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/baton-mesh/baton/bpf/flows"
+	"github.com/baton-mesh/baton/proxy/config"
+)
+
+// fineFor is how many requests a bad generation answers before it is bad: the
+// probes, and some of a client's.
+const fineFor = probesEach + 4
+
+// misbehave makes a handler that turns bad as said, and reports whether it knows
+// how. bad is asked for each request but the first.
+func misbehave(how string) (http.Handler, bool) {
+	var seen atomic.Int64
+	var leaked []*os.File
+	abort := func(w http.ResponseWriter, linger int) {
+		c, _, err := w.(http.Hijacker).Hijack()
+		if err == nil {
+			c.(*net.TCPConn).SetLinger(linger)
+			c.Close()
+		}
+	}
+	bad := map[string]func(n int64, w http.ResponseWriter, r *http.Request) bool{
+		"reset-all": func(n int64, w http.ResponseWriter, r *http.Request) bool { abort(w, 0); return true },
+		"reset-one": func(n int64, w http.ResponseWriter, r *http.Request) bool {
+			if n == 0 {
+				abort(w, 0)
+			}
+			return n == 0
+		},
+		// Ends every connection in order, with nothing on it.
+		"say-nothing": func(n int64, w http.ResponseWriter, r *http.Request) bool { abort(w, -1); return true },
+		"exit-later":  func(int64, http.ResponseWriter, *http.Request) bool { os.Exit(3); return true },
+		"hang-later":  func(int64, http.ResponseWriter, *http.Request) bool { select {} },
+		"leak": func(int64, http.ResponseWriter, *http.Request) bool {
+			for range 32 {
+				if f, err := os.Open("/dev/null"); err == nil {
+					leaked = append(leaked, f)
+				}
+			}
+			return false
+		},
+	}[how]
+	if bad == nil {
+		return nil, false
+	}
+	_, number, _ := strings.Cut(os.Getenv("OTEL_RESOURCE_ATTRIBUTES"), "baton.generation=")
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if n := seen.Add(1) - fineFor - 1; n >= 0 && bad(n, w, r) {
+			return
+		}
+		fmt.Fprint(w, number)
+	}), true
+}
+
+// watched is a configuration whose steps are long enough for anything to show.
+func watched(c *config.Config) {
+	c.Release.Verify.Window = 30 * time.Second
+	c.Release.Ramp = []config.Percent{0.5, 1}
+}
+
+// violation runs a release that must be shifted back for the gate named.
+func (n *node) violation(c *config.Config, gate string) Result {
+	n.t.Helper()
+	res := n.release(c, Request{})
+	v := res.Verdict
+	if res.Outcome != RolledBack || v == nil || v.Judgement != JudgedFail || !strings.Contains(res.Reason, gate+": ") {
+		n.t.Fatalf("%+v, verdict %+v", res, v)
+	}
+	if st := n.s.Status(); st.Current != res.Previous {
+		n.t.Errorf("generation %d is current after a rollback to %d", st.Current, res.Previous)
+	}
+	n.t.Logf("%s: %.0f ms after the shift, %d flows harmed: %s", res.Outcome, v.Milliseconds, v.Harmed, res.Reason)
+	return res
+}
+
+// Candidates that turn bad when they have flows: each is found by the gate that
+// is there for it, and the previous generation has all new flows again.
+func TestBadGenerations(t *testing.T) {
+	for how, gate := range map[string]string{
+		"reset-one":   "resets",
+		"reset-all":   "resets",
+		"say-nothing": "errors",
+		"exit-later":  "alive",
+		"leak":        "resources",
+		"hang-later":  "answers",
+	} {
+		t.Run(how, func(t *testing.T) {
+			n := serve(t, conf(t, "serve", watched))
+			quit := make(chan struct{})
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				for {
+					select {
+					case <-quit:
+						return
+					case <-time.After(2 * time.Millisecond):
+						go n.get("/") // those that the candidate fails are its affair
+					}
+				}
+			}()
+			if how == "hang-later" {
+				// What it does not answer need not be waited for as long as in earnest.
+				go func() {
+					eventually(t, "the candidate has flows", func() bool {
+						st := n.s.Status()
+						return st.Release != nil && st.Release.Weight > 0
+					})
+					n.s.patience.Store(int64(200 * time.Millisecond))
+				}()
+			}
+			n.violation(n.like(how, func(c *config.Config) { c.Release.DrainTimeout = time.Second }), gate)
+			close(quit)
+			<-ended
+			if _, err := n.get("/"); err != nil {
+				t.Errorf("after the rollback: %v", err)
+			}
+		})
+	}
+}
+
+// misroute connects from a port that is steered to a slot as if somebody had
+// written that into the table.
+func (n *node) misroute(slot uint8) net.Conn {
+	n.t.Helper()
+	to := netip.MustParseAddrPort(n.addr)
+	node := n.s.steering.(*steering).node
+	var from netip.AddrPort
+	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) (err error) {
+		c.Control(func(fd uintptr) {
+			if from, err = claimSource(int(fd), to); err == nil {
+				err = node.Steer(from, slot)
+			}
+		})
+		return err
+	}}
+	d.SetMultipathTCP(false)
+	conn, err := d.Dial("tcp", n.addr)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(func() { conn.Close(); node.Unsteer(from) })
+	return conn
+}
+
+// inVerify starts a release and returns when all new flows are the candidate's.
+func (n *node) inVerify(c *config.Config) *release {
+	n.t.Helper()
+	r, err := n.enqueue(c, Request{})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	eventually(n.t, "the candidate is verified", func() bool {
+		st := n.s.Status()
+		n.s.mu.Lock()
+		defer n.s.mu.Unlock()
+		return st.Release != nil && st.Release.Stage == "verify" && r.watch != nil
+	})
+	return r
+}
+
+func (n *node) ended(r *release) Result {
+	n.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	res, err := r.wait(ctx)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return res
+}
+
+func long(c *config.Config) { c.Release.Verify.Window = 10 * time.Second }
+
+// One flow at a generation that no shift names is enough, each time.
+func TestMisroutedFlowIsFound(t *testing.T) {
+	n := serve(t, conf(t, "serve"))
+	for range 3 {
+		r := n.inVerify(n.like("serve", long))
+		// When the account of the previous one is closed is not to be seen from
+		// outside: flows until one comes after that.
+		for done := false; !done; {
+			select {
+			case <-r.done:
+				done = true
+			case <-time.After(20 * time.Millisecond):
+				n.misroute(r.previous.slot)
+			}
+		}
+		res := n.ended(r)
+		if res.Outcome != RolledBack || !strings.Contains(res.Reason, "misrouted: ") {
+			t.Fatalf("%+v, %+v", res, res.Verdict)
+		}
+		t.Log(res.Reason)
+	}
+}
+
+// A flow that reaches the candidate before any shift has named it: refused, and
+// nothing has moved.
+func TestFlowBeforeTheShiftIsFound(t *testing.T) {
+	n := serve(t, conf(t, "serve"))
+	r, ready := n.inStart(t)
+	var early net.Conn
+	eventually(t, "a flow is at the candidate", func() bool {
+		early = n.misroute(r.candidate.slot)
+		counts, err := n.s.accounts.of(r.candidate)
+		return err == nil && sum(counts)[flows.Established] > 0
+	})
+	early.Close()
+	ready()
+	res := n.ended(r)
+	if res.Outcome != Refused || !strings.Contains(res.Reason, "before the shift") {
+		t.Errorf("%+v, %+v", res, res.Verdict)
+	}
+	if st := n.s.Status(); st.Current != 1 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// inStart begins a release whose candidate is ready when the test says so.
+func (n *node) inStart(t *testing.T) (r *release, ready func()) {
+	t.Helper()
+	patient := func(c *config.Config) { c.Release.ReadyTimeout = time.Minute }
+	r, err := n.enqueue(n.like("mute-at-first", patient), Request{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the candidate runs", func() bool {
+		n.s.mu.Lock()
+		defer n.s.mu.Unlock()
+		return r.candidate != nil && r.stage == "start"
+	})
+	return r, func() {
+		if err := os.WriteFile(filepath.Join(n.conf.RuntimeDir, "go"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A flow that the kernel did not count makes the release inconclusive, never a
+// pass.
+func TestUncountedFlowIsInconclusive(t *testing.T) {
+	n := serve(t, conf(t, "serve"))
+	r, ready := n.inStart(t)
+	// Its sockets lose their mark: what comes to them is counted for nobody.
+	for _, sock := range r.candidate.sockets["web"] {
+		if err := n.s.accounts.flows.Mark(sock.fd, 1<<40, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ready()
+	res := n.ended(r)
+	if res.Outcome != Inconclusive || res.ExitCode != 4 || !strings.Contains(res.Reason, "were not counted") {
+		t.Fatalf("%+v, %+v", res, res.Verdict)
+	}
+}
+
+// What follows when there is no verdict is as configured.
+func TestOnInconclusive(t *testing.T) {
+	for policy, want := range map[string]struct {
+		outcome Outcome
+		code    int
+		current uint64
+	}{
+		config.Hold:     {Inconclusive, 4, 2},
+		config.Rollback: {RolledBack, 3, 1},
+		config.Pass:     {Passed, 0, 2},
+	} {
+		t.Run(policy, func(t *testing.T) {
+			n := serve(t, conf(t, "serve"))
+			n.loseAccount(1)
+			res := n.release(n.like("serve", func(c *config.Config) { c.Release.OnInconclusive = policy }), Request{})
+			if res.Outcome != want.outcome || res.ExitCode != want.code || res.Verdict == nil || res.Verdict.Judgement != JudgedInconclusive {
+				t.Fatalf("%+v, %+v", res, res.Verdict)
+			}
+			if st := n.s.Status(); st.Current != want.current {
+				t.Errorf("generation %d is current, want %d", st.Current, want.current)
+			}
+			if policy != config.Hold {
+				return
+			}
+			if st := n.s.Status(); len(st.Generations) != 2 || st.Generations[0].State != Serving {
+				t.Errorf("held: %+v", st.Generations)
+			}
+			back, err := n.s.Rollback(t.Context())
+			if err != nil || back.Outcome != Passed || back.Generation != 1 {
+				t.Errorf("rollback: %+v, %v", back, err)
+			}
+			if got, err := n.get("/"); err != nil || got != "1" {
+				t.Errorf("after the rollback: generation %q, %v", got, err)
+			}
+			eventually(t, "the held candidate ends", func() bool { return len(n.s.Status().Generations) == 1 })
+		})
+	}
+}
+
+// loseAccount makes an account as of a generation that was adopted without it.
+func (n *node) loseAccount(id uint64) {
+	n.s.accounts.mu.Lock()
+	defer n.s.accounts.mu.Unlock()
+	n.s.accounts.lost[id] = true
+}
+
+// A release after a held one ends both that the held one left.
+func TestReleaseAfterAHeldOne(t *testing.T) {
+	n := serve(t, conf(t, "serve"))
+	n.loseAccount(1)
+	if res := n.release(n.conf, Request{}); res.Outcome != Inconclusive {
+		t.Fatalf("%+v, %+v", res, res.Verdict)
+	}
+	if res := n.release(n.conf, Request{}); res.Outcome != Passed || res.Generation != 3 {
+		t.Fatalf("%+v, %+v", res, res.Verdict)
+	}
+	eventually(t, "one generation is left", func() bool { return len(n.s.Status().Generations) == 1 })
+}
+
+// The same again is never shifted back.
+func TestSameAgainPasses(t *testing.T) {
+	releases := 3
+	if os.Getenv("BATON_TEST_GATES") != "" {
+		releases = 100
+	}
+	n := serve(t, conf(t, "serve"))
+	stop := n.load()
+	for range releases {
+		res := n.release(n.like("serve", func(c *config.Config) { c.Release.Ramp = []config.Percent{0.05, 1} }), Request{})
+		if res.Outcome != Passed || res.Verdict == nil || res.Verdict.Judgement != JudgedPass || res.Verdict.Harmed != 0 {
+			t.Fatalf("%+v, %+v", res, res.Verdict)
+		}
+	}
+	if ok, failed := stop(); failed != 0 || ok == 0 {
+		t.Errorf("%d requests answered, %d failed", ok, failed)
+	}
+}
+
+func TestLeaking(t *testing.T) {
+	rising := func(from, by, times int) (all []resources) {
+		for i := range times {
+			all = append(all, resources{descriptors: from + i*by, threads: 10, resident: 1 << 20, limit: 1 << 20})
+		}
+		return all
+	}
+	for name, tt := range map[string]struct {
+		seen []resources
+		peak uint64
+		want string
+	}{
+		"nothing seen":                   {nil, 0, ""},
+		"steady":                         {rising(100, 0, 50), 5, ""},
+		"rises to what connections need": {rising(100, 100, 20), 1000, ""},
+		"rises beyond":                   {rising(100, 100, 20), 10, "descriptors"},
+		"rose and stays":                 {append(rising(100, 100, 20), rising(2000, 0, 2)...), 10, ""},
+		"the limit":                      {[]resources{{descriptors: 10, limit: 100}, {descriptors: 95, limit: 100}}, 1000, "of at most 100"},
+		"always near the limit":          {[]resources{{descriptors: 80, limit: 100}, {descriptors: 95, limit: 100}}, 1000, ""},
+	} {
+		if got := leaking(tt.seen, tt.peak); (got == "") != (tt.want == "") || !strings.Contains(got, tt.want) {
+			t.Errorf("%s: %q, want %q", name, got, tt.want)
+		}
+	}
+}

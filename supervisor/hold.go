@@ -1,0 +1,42 @@
+package supervisor
+
+import "time"
+
+// hold leaves a release without a verdict as it is: the candidate has all new
+// flows, and the previous generation stays, with its sockets, and takes them
+// again at once when the candidate ends or a rollback is asked for. The next
+// release that passes ends both.
+func (s *Supervisor) hold(r *release) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ofRecord(r)
+	if old := s.reserve; old != nil && old.alive() && !old.stopping {
+		s.retire(old, r.candidate.recipe.config.Release.DrainTimeout) // one is enough
+	}
+	s.reserve = r.previous
+}
+
+// backToReserve gives all new flows to the generation that was held for the case
+// that it is needed. False: there is none. s.mu is held.
+func (s *Supervisor) backToReserve() (Result, bool) {
+	old, current := s.reserve, s.shift.current
+	s.reserve = nil
+	if old == nil || !old.fit() || old.stopping || current == nil || current == old || s.stopping {
+		return Result{}, false
+	}
+	r := &release{cause: "rollback", request: Request{NoVerify: true}, queued: time.Now(), done: make(chan struct{})}
+	r.result = Result{
+		ID: s.state.NextRelease, Cause: r.cause, Started: r.queued, Stages: []StageResult{},
+		Generation: old.id, Previous: current.id,
+		Evidence: []string{"the generation before was still there"},
+	}
+	s.state.NextRelease++
+	s.shift = shiftInForce{current: old, salt: newSalt()}
+	s.applyShift()
+	s.retire(current, current.recipe.config.Release.DrainTimeout)
+	if err := s.persist(); err != nil {
+		s.log.Error("write the state file", "error", err)
+	}
+	s.finish(r, Passed, "")
+	return r.result, true
+}
