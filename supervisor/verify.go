@@ -24,7 +24,7 @@ func (s *Supervisor) verify(ctx context.Context, r *release) error {
 	}
 	if !s.steering.chooses() {
 		r.result.Evidence = append(r.result.Evidence,
-			"old and new have accepted from the same queues, and nobody counted which took what")
+			"the candidate lives and its sockets listen; old and new have accepted from the same queues, and nobody counted which took what")
 	}
 	if err := w.final(ctx); err != nil {
 		return err
