@@ -106,8 +106,8 @@ func TestCertificatesAreHandedOver(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(dir, "tls")); err != nil {
 		t.Fatal(err)
 	}
-	if again := parse(t, string(handed)); !reflect.DeepEqual(c, again) {
-		t.Errorf("from what is handed over: %+v, want %+v", again, c)
+	if again, err := Receive("configuration", handed); err != nil || !reflect.DeepEqual(c, again) {
+		t.Errorf("from what is handed over: %+v, %v; want %+v", again, err, c)
 	}
 }
 

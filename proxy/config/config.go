@@ -23,8 +23,8 @@ type Config struct {
 	RuntimeDir string `mapstructure:"runtime_dir" yaml:"runtime_dir"`
 	// Admin is where operators talk to the supervisor.
 	Admin Admin `mapstructure:"admin" yaml:"admin"`
-	// Listeners are what the node serves: at least one, at most 4096, no two overlapping.
-	Listeners []Listener `mapstructure:"listeners" yaml:"listeners" jsonschema:"required,minItems=1,maxItems=4096"`
+	// Listeners are what the node serves: at least one, at most 16384, no two overlapping.
+	Listeners []Listener `mapstructure:"listeners" yaml:"listeners" jsonschema:"required,minItems=1,maxItems=16384"`
 	// Routes lead from listeners to upstreams.
 	Routes []Route `mapstructure:"routes" yaml:"routes" jsonschema:"required,minItems=1"`
 	// Upstreams are where routes lead.

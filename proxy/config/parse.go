@@ -139,16 +139,10 @@ func (c *Config) Marshal() ([]byte, error) {
 	for i := range shown.Listeners {
 		shown.Listeners[i].TLS = shown.Listeners[i].TLS.printable()
 	}
-	return shown.HandOver()
-}
-
-// HandOver writes the configuration as YAML for a generation, private keys and
-// all. [Parse] reads it back to an equal one, wherever and as whoever it runs.
-func (c *Config) HandOver() ([]byte, error) {
 	var b bytes.Buffer
 	encoder := yaml.NewEncoder(&b)
 	encoder.SetIndent(2)
-	if err := errors.Join(encoder.Encode(c), encoder.Close()); err != nil {
+	if err := errors.Join(encoder.Encode(shown), encoder.Close()); err != nil {
 		return nil, fmt.Errorf("marshal configuration: %w", err)
 	}
 	return b.Bytes(), nil

@@ -23,7 +23,7 @@ var (
 )
 
 const (
-	maxListeners   = 4096
+	maxListeners   = 16384
 	maxWorkers     = 64
 	minGenerations = 2   // the current one and its candidate
 	maxGenerations = 250 // of 256 slots; the others are the sink's and the tombstones'

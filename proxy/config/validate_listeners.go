@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 )
 
 func (v validator) listeners() names {
@@ -58,7 +59,7 @@ func (v validator) httpOnly(path string, set bool) {
 // overlaps reports listeners that would receive each other's connections. The
 // kernel takes both and lets the most specific win, silently.
 func (v validator) overlaps() {
-	byPort := map[uint16][]int{}
+	before := map[uint16]*samePort{}
 	bounds := make([]bound, len(v.c.Listeners))
 	for i, l := range v.c.Listeners {
 		mine, ok := boundBy(l)
@@ -66,8 +67,12 @@ func (v validator) overlaps() {
 			continue
 		}
 		bounds[i] = mine
-		port := mine.ap.Port()
-		for _, j := range byPort[port] {
+		port := before[mine.ap.Port()]
+		if port == nil {
+			port = &samePort{exact: map[netip.Addr][]int{}}
+			before[mine.ap.Port()] = port
+		}
+		for _, j := range port.candidates(mine) {
 			if mine.overlaps(bounds[j]) {
 				other := v.c.Listeners[j]
 				v.add(item("listeners", i)+".address",
@@ -76,8 +81,38 @@ func (v validator) overlaps() {
 				break // one is enough, where thousands may share a port
 			}
 		}
-		byPort[port] = append(byPort[port], i)
+		port.add(mine, i)
 	}
+}
+
+// samePort holds the listeners of one port so that each of thousands is not
+// compared with every other.
+type samePort struct {
+	all, wild []int
+	exact     map[netip.Addr][]int // without zone
+}
+
+func (s *samePort) add(b bound, i int) {
+	s.all = append(s.all, i)
+	if addr := b.ap.Addr().Unmap().WithZone(""); addr.IsUnspecified() {
+		s.wild = append(s.wild, i)
+	} else {
+		s.exact[addr] = append(s.exact[addr], i)
+	}
+}
+
+// candidates are those that may overlap b, in the order of the file.
+func (s *samePort) candidates(b bound) []int {
+	addr := b.ap.Addr().Unmap().WithZone("")
+	if addr.IsUnspecified() {
+		return s.all
+	}
+	if len(s.wild) == 0 {
+		return s.exact[addr]
+	}
+	near := slices.Concat(s.exact[addr], s.wild)
+	slices.Sort(near)
+	return near
 }
 
 // bound is what a listening socket is bound to.

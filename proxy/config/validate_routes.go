@@ -3,7 +3,6 @@ package config
 import (
 	"fmt"
 	"reflect"
-	"slices"
 	"strings"
 )
 
@@ -55,16 +54,18 @@ func (v validator) routeListeners(path string, route int, r Route, known names, 
 		v.add(at, "there is none", "name the listeners that the route serves")
 	}
 	var http, tcp string // a listener of each protocol
+	seen := make(map[string]bool, len(r.Listeners))
 	for j, name := range r.Listeners {
 		ref := item(at, j)
 		i, ok := v.find(ref, "listener", name, known)
 		if !ok {
 			continue
 		}
-		if slices.Contains(r.Listeners[:j], name) {
+		if seen[name] {
 			v.add(ref, quote(name)+" is named twice", "name it once")
 			continue
 		}
+		seen[name] = true
 		first := served[i]
 		if first == 0 {
 			served[i] = route + 1

@@ -81,7 +81,7 @@ func TestEmptyFile(t *testing.T) {
 	}
 }
 
-// Each of 4096 listeners may stand alone on its address; one more is refused.
+// Each of 16384 listeners may stand alone on its address; one more is refused.
 func TestMostListeners(t *testing.T) {
 	file := func(n int) []byte {
 		var b strings.Builder
@@ -96,11 +96,11 @@ func TestMostListeners(t *testing.T) {
 		b.WriteString("]}\nupstreams:\n  - {name: origin, endpoints: [\"127.0.0.1:9001\"]}\n")
 		return []byte(b.String())
 	}
-	if _, err := Parse("baton.yaml", file(4096), nil); err != nil {
+	if _, err := Parse("baton.yaml", file(16384), nil); err != nil {
 		t.Error(err)
 	}
-	_, err := Parse("baton.yaml", file(4097), nil)
-	if want := "baton.yaml:1: listeners: there are 4097 (write at most 4096)"; err == nil || err.Error() != want {
+	_, err := Parse("baton.yaml", file(16385), nil)
+	if want := "baton.yaml:1: listeners: there are 16385 (write at most 16384)"; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 }

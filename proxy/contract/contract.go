@@ -21,7 +21,7 @@ const (
 	EnvGenerationID = "BATON_GENERATION_ID" // decimal, counted from 1 for ever
 	EnvSlot         = "BATON_SLOT"          // decimal, 0 to 255
 	EnvServerID     = "BATON_SERVER_ID"     // decimal u32, never 0
-	EnvConfigFD     = "BATON_CONFIG_FD"     // sealed memfd with the resolved configuration, YAML
+	EnvConfigFD     = "BATON_CONFIG_FD"     // sealed memfd with the resolved configuration, see config.Receive
 	EnvKeysFD       = "BATON_KEYS_FD"       // memfd with the keys that generations share, as package keys lays them out
 	EnvLedgerFD     = "BATON_LEDGER_FD"     // memfd for the generation's account, as package ledger lays it out
 )

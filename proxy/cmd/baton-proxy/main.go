@@ -193,5 +193,5 @@ func load(file string) (*config.Config, error) {
 		return nil, fmt.Errorf("no configuration: neither --config nor %s", contract.EnvConfigFD)
 	}
 	// No environment: the supervisor has resolved what it read.
-	return config.Parse("configuration", text, nil)
+	return config.Receive("configuration", text)
 }
