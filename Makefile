@@ -19,7 +19,7 @@ export BPF2GO_CC := $(CLANG)
 LINT := bin/tools/golangci-lint-$(GOLANGCI_LINT)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test check generate verifier soak gates bench install clean help
+.PHONY: build demo test check generate verifier soak gates listeners bench install clean help
 
 build: ## build bin/baton and bin/baton-proxy
 	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/ ./supervisor/cmd/baton ./proxy/cmd/baton-proxy
@@ -51,6 +51,9 @@ soak: build ## 1,000 releases in a row: nothing may grow (root)
 
 gates: build ## a hundred releases of the same again, and more of the gates' tests (root)
 	BATON_TEST_GATES=1 go test -count=1 -timeout 30m -run 'TestSameAgainPasses|TestConservation|TestBadGenerations' -v ./supervisor ./tests/release
+
+listeners: build ## 5,000 listeners on one port: how long start, release and stop take (root)
+	BATON_TEST_LISTENERS=5000 go test -p 1 -count=1 -timeout 30m -run TestManyListeners -v ./supervisor ./tests/release
 
 bench: build ## what a release costs, and other ways of replacing a proxy beside it (root, six minutes)
 	@tests/install $(BENCH_PACKAGES)

@@ -22,6 +22,7 @@ type steering struct {
 	node      *reuseport.Node
 	listeners []*listener // in the order of the file
 	byName    map[string]*listener
+	sinks     sync.Map // cookies of the sockets that are sinks
 
 	queuesMu sync.Mutex
 	queues   *iter.Queues
@@ -81,7 +82,7 @@ func openSteering(listeners []config.Listener, pins string, attach bool) (_ *ste
 		if !attach {
 			continue // a sink without a program would take its share of flows
 		}
-		if err := l.renewSink(); err != nil {
+		if err := s.renewSink(l); err != nil {
 			return nil, err
 		}
 	}
@@ -91,27 +92,29 @@ func openSteering(listeners []config.Listener, pins string, attach bool) (_ *ste
 // renewSink (docs/decisions/002) puts a fresh socket in the sink's place and closes the old one. The
 // kernel then hands what had waited there to the current generation; so does
 // a client that came before the first generation was ready get its answer.
-func (l *listener) renewSink() error {
+func (s *steering) renewSink(l *listener) error {
 	l.sinkMu.Lock()
 	defer l.sinkMu.Unlock()
 	first := l.sink.fd < 0
-	s, err := l.joinGroup(first)
+	fresh, err := l.joinGroup(first)
 	if first && errors.Is(err, unix.EADDRINUSE) {
 		// The group exists: an earlier supervisor's generation lives. Its
 		// program steers until ours takes its place.
-		s, err = l.joinGroup(false)
+		fresh, err = l.joinGroup(false)
 	}
 	if err != nil {
 		return fmt.Errorf("sink of listener %s: %w", l.name, err)
 	}
-	if err := l.group.SetSink(s.fd); err != nil {
-		s.close()
+	if err := l.group.SetSink(fresh.fd); err != nil {
+		fresh.close()
 		return err
 	}
+	s.sinks.Store(fresh.cookie, nil)
 	if !first {
+		s.sinks.Delete(l.sink.cookie)
 		l.sink.close()
 	}
-	l.sink = s
+	l.sink = fresh
 	return nil
 }
 
@@ -242,13 +245,19 @@ func (s *steering) emptySinks() error {
 	if !s.attach {
 		return nil
 	}
+	sinks := make(map[string][]socket, len(s.listeners))
+	for _, l := range s.listeners {
+		sinks[l.name] = []socket{l.currentSink()}
+	}
+	queued, err := s.queued(sinks)
+	if err != nil {
+		return err
+	}
 	var errs []error
 	for _, l := range s.listeners {
-		q, err := s.waiting(map[string][]socket{l.name: {l.currentSink()}})
-		if err == nil && q != (QueueLengths{}) {
-			err = l.renewSink()
+		if queued[sinks[l.name][0].cookie] != (iter.Queue{}) {
+			errs = append(errs, s.renewSink(l))
 		}
-		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
@@ -295,12 +304,8 @@ func byReason(counts reuseport.Counts) map[string]uint64 {
 
 // known reports whether a listening socket is one of our sinks.
 func (s *steering) known(cookie uint64) bool {
-	for _, l := range s.listeners {
-		if l.currentSink().cookie == cookie {
-			return true
-		}
-	}
-	return false
+	_, ok := s.sinks.Load(cookie)
+	return ok
 }
 
 func (s *steering) close() error {

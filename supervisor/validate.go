@@ -114,13 +114,17 @@ func reachable(path string, account spawn.Account) error {
 // of the groups that the supervisor made when it started.
 func (s *Supervisor) sameListeners(c *config.Config) error {
 	var problems []string
+	wanted := make(map[string]config.Listener, len(c.Listeners))
+	for _, l := range c.Listeners {
+		wanted[l.Name] = l
+	}
 	for _, have := range s.config.Listeners {
-		i := slices.IndexFunc(c.Listeners, func(l config.Listener) bool { return l.Name == have.Name })
+		want, ok := wanted[have.Name]
 		switch {
-		case i < 0:
+		case !ok:
 			problems = append(problems, fmt.Sprintf("listener %s would be removed", have.Name))
-		case c.Listeners[i].Address != have.Address || c.Listeners[i].DualStack != have.DualStack:
-			problems = append(problems, fmt.Sprintf("listener %s would move from %s to %s", have.Name, have.Address, c.Listeners[i].Address))
+		case want.Address != have.Address || want.DualStack != have.DualStack:
+			problems = append(problems, fmt.Sprintf("listener %s would move from %s to %s", have.Name, have.Address, want.Address))
 		}
 	}
 	for _, want := range c.Listeners {
@@ -154,11 +158,15 @@ func (s *Supervisor) refuseStrangers() error {
 	}
 	s.mu.Unlock()
 
+	unknown, err := ports.Unknown(func(cookie uint64) bool {
+		return ours[cookie] || s.steering != nil && s.steering.known(cookie)
+	})
+	if err != nil {
+		return fmt.Errorf("look for others on our ports: %w", err)
+	}
 	var problems []error
 	for _, l := range s.config.Listeners {
-		strangers, err := ports.Strangers(l.AddrPort(), l.DualStack, func(cookie uint64) bool {
-			return ours[cookie] || s.steering != nil && s.steering.known(cookie)
-		})
+		strangers, err := ports.Overlapping(unknown, l.AddrPort(), l.DualStack)
 		if err != nil {
 			return fmt.Errorf("look for others on %s: %w", l.Address, err)
 		}

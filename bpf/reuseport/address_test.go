@@ -246,6 +246,27 @@ func bpffs(t *testing.T) string {
 	return dir
 }
 
+// All at once, as a supervisor numbers them: the kernel's store of elements runs
+// empty on the way.
+func TestAsManyListenersAsThereAreNumbers(t *testing.T) {
+	node, err := Open("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer node.Close()
+	at := func(n uint32) Address {
+		return Address{AddrPort: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, byte(n >> 16), byte(n >> 8), byte(n)}), 80)}
+	}
+	for n := uint32(1); n <= MaxListeners; n++ {
+		if _, err := node.Group(n, at(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := node.Group(1, at(MaxListeners+1)); err == nil {
+		t.Error("one address more than there are numbers was accepted")
+	}
+}
+
 func TestRangesAreUsedAgain(t *testing.T) {
 	var r ranges
 	taken := map[uint32]uint32{}

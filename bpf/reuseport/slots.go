@@ -51,7 +51,8 @@ func (n *Node) occupy(slot uint8, listener uint32, p steerPlace, fds []int) erro
 			return fmt.Errorf("worker %d: %w", w, err)
 		}
 	}
-	if err := n.placeOf.Put(steerPlaceKey{Slot: uint32(slot), Listener: listener}, p); err != nil {
+	key := steerPlaceKey{Slot: uint32(slot), Listener: listener}
+	if err := patiently(func() error { return n.placeOf.Put(key, p) }); err != nil {
 		return err
 	}
 	if n.places[slot] == nil {

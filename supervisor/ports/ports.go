@@ -46,13 +46,33 @@ func Holders(addr netip.AddrPort, dualStack bool) ([]Holder, error) {
 // Strangers are the Holders whose cookies are not known to the caller. Where
 // there are none, /proc is not read.
 func Strangers(addr netip.AddrPort, dualStack bool, known func(cookie uint64) bool) ([]Holder, error) {
+	all, err := Unknown(known)
+	if err != nil {
+		return nil, err
+	}
+	return Overlapping(all, addr, dualStack)
+}
+
+// Unknown returns all TCP sockets that listen and are not known to the caller.
+// Their Processes are not filled in. To ask for thousands of addresses, ask for
+// this once, and then for what of it is [Overlapping] each.
+func Unknown(known func(cookie uint64) bool) ([]Holder, error) {
 	all, err := listening()
 	if err != nil {
 		return nil, err
 	}
-	holders := slices.DeleteFunc(all, func(h Holder) bool {
-		return known(h.Cookie) || !Overlap(addr, dualStack, h.Address, h.DualStack)
-	})
+	return slices.DeleteFunc(all, func(h Holder) bool { return known(h.Cookie) }), nil
+}
+
+// Overlapping returns those of some sockets whose connections a listener on addr
+// would meet or take, with their processes, the most specific first.
+func Overlapping(all []Holder, addr netip.AddrPort, dualStack bool) ([]Holder, error) {
+	var holders []Holder
+	for _, h := range all {
+		if Overlap(addr, dualStack, h.Address, h.DualStack) {
+			holders = append(holders, h)
+		}
+	}
 	slices.SortFunc(holders, func(a, b Holder) int {
 		return cmp.Or(
 			cmp.Compare(width(a), width(b)),
