@@ -115,6 +115,17 @@ func (a *accounts) of(g *generation) (map[string]flows.Counts, error) {
 	return all, nil
 }
 
+// on reads the account of a generation on one listener.
+func (a *accounts) on(g *generation, listener string) (flows.Counts, error) {
+	if a.flows == nil {
+		return flows.Counts{}, errNoAccount
+	}
+	if last := g.lastAccount.Load(); last != nil {
+		return (*last)[listener], nil
+	}
+	return a.flows.Counts(g.id, accountNumber(listener))
+}
+
 // sum is an account over all listeners.
 func sum(byListener map[string]flows.Counts) (all flows.Counts) {
 	for _, c := range byListener {

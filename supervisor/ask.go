@@ -11,9 +11,9 @@ import (
 	"github.com/baton-mesh/baton/proxy/config"
 )
 
-// askEach probes each listener of a generation that serves, once. A listener
-// whose connections are bounded is left out: at its bound a client waits, and
-// that is no fault.
+// askEach probes each listener of a generation that serves, once; of thousands a
+// sample. A listener whose connections are bounded is left out: at its bound a
+// client waits, and that is no fault.
 func (s *Supervisor) askEach(ctx context.Context, g *generation) error {
 	by, ok := s.steering.(*steering)
 	if !ok || !by.attach {
@@ -21,7 +21,8 @@ func (s *Supervisor) askEach(ctx context.Context, g *generation) error {
 	}
 	probes, probing := errgroup.WithContext(ctx)
 	probes.SetLimit(probesAtOnce)
-	for _, conf := range g.recipe.config.Listeners {
+	asked, _ := sample(g.recipe.config.Listeners)
+	for _, conf := range asked {
 		if conf.MaxConnections > 0 {
 			continue
 		}
@@ -67,9 +68,9 @@ func (s *Supervisor) taken(g *generation, listener string) (taken int64, waiting
 	if err != nil {
 		return 0, 0, err
 	}
-	counts, err := s.accounts.of(g)
+	counts, err := s.accounts.on(g, listener)
 	if err != nil {
 		return 0, q.ToAccept, nil
 	}
-	return int64(counts[listener][flows.Established]) - int64(q.ToAccept), q.ToAccept, nil
+	return int64(counts[flows.Established]) - int64(q.ToAccept), q.ToAccept, nil
 }

@@ -108,6 +108,7 @@ func reach(by *steering, g *generation, to netip.AddrPort) (err error) {
 	if err := by.node.Steer(from, g.slot); err != nil {
 		return err
 	}
+	g.dialed.Add(1)
 	defer func() { err = errors.Join(err, by.node.Unsteer(from)) }()
 	err = unix.Connect(fd, sa)
 	for errors.Is(err, unix.EINTR) { // the runtime's signals interrupt a thread that waits

@@ -29,6 +29,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+
+	"github.com/baton-mesh/baton/bpf/internal/patient"
 )
 
 // Fact is something that is counted of a flow, at most once.
@@ -149,7 +151,8 @@ func Open(cgroup, dir string) (_ *Flows, err error) {
 func (f *Flows) Account(generation uint64, listener uint32) error {
 	zero := make([]flowsTally, ebpf.MustPossibleCPU())
 	key := flowsAccount{Generation: generation, Listener: listener}
-	if err := f.objs.Accounts.Update(key, zero, ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
+	err := patient.Update(func() error { return f.objs.Accounts.Update(key, zero, ebpf.UpdateNoExist) })
+	if err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
 		return fmt.Errorf("open the account of generation %d: %w", generation, err)
 	}
 	return nil

@@ -5,10 +5,11 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
-	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/bpf/internal/patient"
 )
 
 // Reason says how one run of the program ended.
@@ -88,7 +89,7 @@ func (n *Node) Group(number uint32, address Address) (*Group, error) {
 	for i := range values {
 		values[i].Number = number
 	}
-	err := patiently(func() error { return n.listeners.Update(g.address, values, ebpf.UpdateNoExist) })
+	err := patient.Update(func() error { return n.listeners.Update(g.address, values, ebpf.UpdateNoExist) })
 	if errors.Is(err, ebpf.ErrKeyExist) {
 		if err = n.listeners.Lookup(g.address, &values); err == nil && values[0].Number != number {
 			err = fmt.Errorf("listener %d has this address", values[0].Number)
@@ -98,17 +99,6 @@ func (n *Node) Group(number uint32, address Address) (*Group, error) {
 		return nil, fmt.Errorf("number listener %d, %s: %w", number, address.AddrPort, err)
 	}
 	return g, nil
-}
-
-// patiently repeats what fails for want of memory. A hash map that grows takes its
-// elements from a small store that the kernel refills beside (kernel/bpf/
-// memalloc.c): thousands in a row find it empty now and then.
-func patiently(update func() error) error {
-	for late := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
-		if err := update(); !errors.Is(err, unix.ENOMEM) || time.Now().After(late) {
-			return err
-		}
-	}
 }
 
 // Remove forgets the listener: its address, its own shift and its sink's place.

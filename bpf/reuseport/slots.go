@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 
 	"github.com/cilium/ebpf"
+
+	"github.com/baton-mesh/baton/bpf/internal/patient"
 )
 
 // Choice says how a flow finds one of a slot's workers.
@@ -52,7 +54,7 @@ func (n *Node) occupy(slot uint8, listener uint32, p steerPlace, fds []int) erro
 		}
 	}
 	key := steerPlaceKey{Slot: uint32(slot), Listener: listener}
-	if err := patiently(func() error { return n.placeOf.Put(key, p) }); err != nil {
+	if err := patient.Update(func() error { return n.placeOf.Put(key, p) }); err != nil {
 		return err
 	}
 	if n.places[slot] == nil {
