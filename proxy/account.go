@@ -12,7 +12,7 @@ import (
 // made of it after the fact, and only if there is reason to keep one.
 type account struct {
 	call  ledger.Call
-	conn  *listener.Conn
+	conn  listener.Connection
 	trace traceContext
 	span  [8]byte // ours, if it had to be known before the end
 
@@ -23,7 +23,7 @@ type account struct {
 }
 
 // account begins the account of a request.
-func (h *handler) account(conn *listener.Conn, w *response, r *http.Request, start time.Time) account {
+func (h *handler) account(conn listener.Connection, w *response, r *http.Request, start time.Time) account {
 	a := account{call: conn.Flow().Begin(start), conn: conn}
 	if !a.call.Kept() {
 		return a

@@ -7,39 +7,48 @@ import (
 	"net"
 
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/proxy/contract"
 )
 
 // Bind makes the sockets of every listener, for a generation without a
-// supervisor. Each listener has one, whatever its workers: without steering a
+// supervisor. Each listener has one of each kind, whatever its workers: without steering a
 // second would only split the accept queue.
-func (g *Generation) Bind() (map[string][]net.Listener, error) {
-	sockets := make(map[string][]net.Listener)
+func (g *Generation) Bind() (contract.Passed, error) {
+	sockets := contract.Passed{TCP: make(map[string][]net.Listener), UDP: make(map[string][]*net.UDPConn)}
 	var errs []error
 	for _, l := range g.cfg.Listeners {
-		ln, err := bind(l)
-		if err != nil {
+		if err := bind(l, sockets); err != nil {
 			errs = append(errs, fmt.Errorf("listener %s: %w", l.Name, err))
-			continue
 		}
-		sockets[l.Name] = []net.Listener{ln}
 	}
 	if err := errors.Join(errs...); err != nil {
-		for _, workers := range sockets {
-			workers[0].Close()
-		}
-		return nil, err
+		sockets.Close()
+		return contract.Passed{}, err
 	}
 	return sockets, nil
 }
 
-func bind(l config.Listener) (net.Listener, error) {
+func bind(l config.Listener, into contract.Passed) error {
 	// Package net makes a tcp6 socket IPv6 only, and a tcp one on [::] both.
-	network := "tcp"
+	family := ""
 	if l.AddrPort().Addr().Is6() && !l.DualStack {
-		network = "tcp6"
+		family = "6"
 	}
 	var lc net.ListenConfig
 	// An MPTCP socket, Go's default, takes no part in a reuseport group with a program.
 	lc.SetMultipathTCP(false)
-	return lc.Listen(context.Background(), network, l.Address)
+	ln, err := lc.Listen(context.Background(), "tcp"+family, l.Address)
+	if err != nil {
+		return err
+	}
+	into.TCP[l.Name] = []net.Listener{ln}
+	if !l.HTTP3 {
+		return nil
+	}
+	c, err := lc.ListenPacket(context.Background(), "udp"+family, ln.Addr().String())
+	if err != nil {
+		return err
+	}
+	into.UDP[l.Name] = []*net.UDPConn{c.(*net.UDPConn)}
+	return nil
 }

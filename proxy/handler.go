@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -26,11 +27,13 @@ type handler struct {
 	cfg     config.Listener
 	table   *router.Table
 	forward httputil.ReverseProxy
+	altSvc  string // what tells clients of older versions of HTTP/3
 	log     *slog.Logger
 }
 
 func newHandler(g *Generation, l config.Listener, table *router.Table) *handler {
 	h := &handler{g: g, cfg: l, table: table, log: g.opts.Log.With("listener", l.Name)}
+	h.altSvc = fmt.Sprintf(`h3=":%d"; ma=86400`, l.AddrPort().Port())
 	h.forward = httputil.ReverseProxy{
 		Rewrite:      h.rewrite,
 		Transport:    roundTripper{},
@@ -84,6 +87,9 @@ func (h *handler) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	}
 	if r.ProtoMajor == 1 {
 		w.draining = &h.g.draining
+	}
+	if h.cfg.HTTP3 && r.ProtoMajor < 3 {
+		w.altSvc = h.altSvc
 	}
 	if r.Header.Get(probeHeader) == "1" {
 		w.generation = h.g.opts.Generation

@@ -18,6 +18,7 @@ import (
 
 	"github.com/baton-mesh/baton/proxy"
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/proxy/contract"
 	"github.com/baton-mesh/baton/proxy/listener"
 )
 
@@ -72,6 +73,7 @@ func eventually(t *testing.T, what string, condition func() bool) {
 type node struct {
 	*proxy.Generation
 	web, raw string // addresses
+	quic     string // of web's HTTP/3
 
 	t        *testing.T
 	sockets  map[string]net.Listener
@@ -144,10 +146,17 @@ func startOn(t *testing.T, socket func(name string) net.Listener, options func(*
 		t.Fatal(err)
 	}
 	n.Generation = g
-	sockets := make(map[string][]net.Listener)
+	sockets := contract.Passed{TCP: make(map[string][]net.Listener), UDP: make(map[string][]*net.UDPConn)}
 	for _, l := range cfg.Listeners {
 		ln := socket(l.Name)
-		sockets[l.Name], n.sockets[l.Name] = []net.Listener{ln}, ln
+		sockets.TCP[l.Name], n.sockets[l.Name] = []net.Listener{ln}, ln
+		if l.HTTP3 {
+			c, err := net.ListenPacket("udp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			sockets.UDP[l.Name], n.quic = []*net.UDPConn{c.(*net.UDPConn)}, c.LocalAddr().String()
+		}
 		switch l.Name {
 		case "web":
 			n.web = ln.Addr().String()

@@ -11,21 +11,32 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync/atomic"
 	"time"
 
+	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3"
+
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/proxy/contract"
+	"github.com/baton-mesh/baton/proxy/h3"
 	"github.com/baton-mesh/baton/proxy/keys"
 	"github.com/baton-mesh/baton/proxy/ledger"
 	"github.com/baton-mesh/baton/proxy/listener"
 	"github.com/baton-mesh/baton/proxy/router"
 	"github.com/baton-mesh/baton/proxy/upstream"
+	"github.com/baton-mesh/baton/quicid"
 )
 
 // Options are what a generation is made of besides its configuration.
 type Options struct {
 	// Generation is the number that probes are answered with.
 	Generation uint64
+	// ServerID and Slot are written into the connection IDs of QUIC, so that its
+	// packets are steered by them. 0 and 0 without a supervisor: then they name nobody.
+	ServerID uint32
+	Slot     uint8
 	// Log defaults to nothing.
 	Log *slog.Logger
 	// Keys are shared with the generations before and after, so that a client
@@ -48,6 +59,7 @@ type Generation struct {
 	tables    map[string]*router.Table // by listener
 	routes    []uint16                 // their numbers in the ledger, by Route.Index
 	servers   []*listener.Server
+	http3     []*h3.Server
 	draining  atomic.Bool
 }
 
@@ -102,36 +114,75 @@ func New(cfg *config.Config, opts Options) (*Generation, error) {
 
 // Listen takes the sockets of each listener of the configuration, by name. It
 // owns them from now on, also when it fails: then they are closed.
-func (g *Generation) Listen(sockets map[string][]net.Listener) error {
+func (g *Generation) Listen(sockets contract.Passed) error {
 	var errs []error
 	for _, l := range g.cfg.Listeners {
-		workers := sockets[l.Name]
-		if len(workers) == 0 {
-			errs = append(errs, fmt.Errorf("listener %s: no socket was passed", l.Name))
-			continue
-		}
-		server, err := g.newServer(l, workers)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		g.servers = append(g.servers, server)
+		errs = append(errs, g.listen(l, sockets))
 	}
-	for name := range sockets {
-		// Nobody would accept what the kernel queues there.
+	// Nobody would take what the kernel queues on any other.
+	for name := range sockets.TCP {
 		if g.tables[name] == nil {
 			errs = append(errs, fmt.Errorf("listener %s: a socket was passed, but the configuration has no such listener", name))
 		}
 	}
-	err := errors.Join(errs...)
-	if err != nil {
-		for _, workers := range sockets {
-			for _, ln := range workers {
-				ln.Close()
-			}
+	for name := range sockets.UDP {
+		if !slices.ContainsFunc(g.cfg.Listeners, func(l config.Listener) bool { return l.Name == name && l.HTTP3 }) {
+			errs = append(errs, fmt.Errorf("listener %s: a UDP socket was passed, but it serves no datagrams", name))
 		}
 	}
+	err := errors.Join(errs...)
+	if err != nil {
+		sockets.Close()
+	}
 	return err
+}
+
+func (g *Generation) listen(l config.Listener, sockets contract.Passed) error {
+	workers := sockets.TCP[l.Name]
+	if len(workers) == 0 {
+		return fmt.Errorf("listener %s: no socket was passed", l.Name)
+	}
+	server, err := g.newServer(l, workers)
+	if err != nil {
+		return err
+	}
+	g.servers = append(g.servers, server)
+	if !l.HTTP3 {
+		return nil
+	}
+	datagrams := sockets.UDP[l.Name]
+	if len(datagrams) == 0 {
+		return fmt.Errorf("listener %s: no UDP socket was passed, for HTTP/3", l.Name)
+	}
+	quic, err := g.newHTTP3(l, datagrams)
+	if err != nil {
+		return err
+	}
+	g.http3 = append(g.http3, quic)
+	return nil
+}
+
+func (g *Generation) newHTTP3(l config.Listener, workers []*net.UDPConn) (*h3.Server, error) {
+	secure, err := listener.NewSecure(l.TLS, g.opts.Keys, http3.NextProtoH3)
+	if err != nil {
+		return nil, fmt.Errorf("listener %s: %w", l.Name, err)
+	}
+	o := h3.Options{
+		Listener: l,
+		TLS:      secure.Config,
+		Ledger:   g.opts.Ledger,
+		Handler:  newHandler(g, l, g.tables[l.Name]),
+		Log:      g.opts.Log,
+		IDs: func(worker int) quic.ConnectionIDGenerator {
+			return h3.IDs{Owner: quicid.ID{ServerID: g.opts.ServerID, Slot: g.opts.Slot, Worker: uint8(worker)}, Keys: new(quicid.Keys)}
+		},
+	}
+	if g.opts.Keys != nil {
+		if shared, ok := g.opts.Keys.QUIC(); ok {
+			o.TokenKey, o.ResetKey = (*quic.TokenGeneratorKey)(&shared.Token), (*quic.StatelessResetKey)(&shared.Reset)
+		}
+	}
+	return h3.New(workers, o)
 }
 
 func (g *Generation) newServer(l config.Listener, workers []net.Listener) (*listener.Server, error) {
@@ -155,7 +206,34 @@ func (g *Generation) newServer(l config.Listener, workers []net.Listener) (*list
 }
 
 // Counts says what the open connections are doing.
-func (g *Generation) Counts() listener.Counts { return g.registry.Counts() }
+func (g *Generation) Counts() (sum listener.Counts) {
+	for _, f := range g.flows() {
+		for state, n := range f.Counts() {
+			sum[state] += n
+		}
+	}
+	return sum
+}
+
+// flows are connections of one kind, as a drain sees them.
+type flows interface {
+	// Drain asks clients to go, within the window. It returns at once.
+	Drain(window time.Duration)
+	// Empty is closed when none is left and none can come.
+	Empty() <-chan struct{}
+	Counts() listener.Counts
+	// LastCall ends what is left, within about the window, and returns then.
+	LastCall(window time.Duration)
+	Tally() listener.Tally
+}
+
+func (g *Generation) flows() []flows {
+	all := []flows{g.registry}
+	for _, s := range g.http3 {
+		all = append(all, s)
+	}
+	return all
+}
 
 // lastCallWindow bounds the time over which clients are told to go.
 const lastCallWindow = 5 * time.Second

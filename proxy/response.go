@@ -70,6 +70,7 @@ type response struct {
 	draining   *atomic.Bool // nil where the head is not what ends the connection
 	grpc       bool
 	generation uint64 // shown to the client; 0 if it did not ask
+	altSvc     string // the alternative service to announce (RFC 7838); empty: none
 	webSocket  bool   // what the client asked to change to, if to anything
 	status     int    // 0 until the head is written
 	left       int64  // octets of the body to come; negative if not known
@@ -97,6 +98,9 @@ func (w *response) finishHead() {
 	header := w.Header()
 	if w.draining != nil && w.draining.Load() {
 		header.Set("Connection", "close")
+	}
+	if w.altSvc != "" {
+		header.Set("Alt-Svc", w.altSvc)
 	}
 	if w.generation != 0 {
 		header.Set(generationHeader, strconv.FormatUint(w.generation, 10))

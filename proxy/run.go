@@ -24,6 +24,9 @@ func (g *Generation) Run(ctx context.Context, lastCall <-chan struct{}) listener
 	beating := make(chan struct{})
 	defer close(beating)
 	go g.beat(beating)
+	for _, s := range g.http3 {
+		s.Start()
+	}
 	g.notify("READY=1", "STATUS=serving")
 	g.opts.Log.Info("serving", "generation", g.opts.Generation)
 
@@ -47,8 +50,18 @@ func (g *Generation) Run(ctx context.Context, lastCall <-chan struct{}) listener
 // last call.
 func (g *Generation) drain(lastCall <-chan struct{}) listener.Tally {
 	g.draining.Store(true)
-	g.registry.Drain(g.window())
+	all := g.flows()
+	for _, f := range all {
+		f.Drain(g.window())
+	}
 	g.notifyDraining()
+	empty := make(chan struct{})
+	go func() {
+		for _, f := range all {
+			<-f.Empty()
+		}
+		close(empty)
+	}()
 
 	deadline := time.NewTimer(g.cfg.Release.DrainTimeout)
 	defer deadline.Stop()
@@ -68,19 +81,20 @@ func (g *Generation) drain(lastCall <-chan struct{}) listener.Tally {
 
 	for {
 		select {
-		case <-g.registry.Empty():
-			return g.registry.Tally()
+		case <-empty:
+			g.lastCall() // frees the sockets that stay open to the end
+			return g.tally()
 		case <-status.C:
 			g.notifyDraining()
 			continue
 		case <-lastCall:
 		case <-deadline.C:
 		}
-		left := g.registry.Counts()
+		left := g.Counts()
 		g.opts.Log.Warn("last call", "generation", g.opts.Generation, "left", left.String())
 		g.notify("STOPPING=1", "STATUS=last call: "+left.String())
-		g.registry.LastCall(g.window())
-		return g.registry.Tally()
+		g.lastCall()
+		return g.tally()
 	}
 }
 
@@ -98,8 +112,26 @@ func (g *Generation) beat(done <-chan struct{}) {
 	}
 }
 
+// lastCall ends what is left of every kind.
+func (g *Generation) lastCall() {
+	var ending sync.WaitGroup
+	for _, f := range g.flows() {
+		ending.Go(func() { f.LastCall(g.window()) })
+	}
+	ending.Wait()
+}
+
+func (g *Generation) tally() (sum listener.Tally) {
+	for _, f := range g.flows() {
+		t := f.Tally()
+		sum.Cut += t.Cut
+		sum.IdleClosed += t.IdleClosed
+	}
+	return sum
+}
+
 func (g *Generation) notifyDraining() {
-	g.notify("STOPPING=1", "STATUS=draining: "+g.registry.Counts().String())
+	g.notify("STOPPING=1", "STATUS=draining: "+g.Counts().String())
 }
 
 // notify tells the supervisor. One that does not listen costs us nothing: what

@@ -16,8 +16,7 @@ import (
 // notBuilt are keys that the schema keeps for features to come. A user who
 // sets one must learn that it has no effect.
 var notBuilt = map[string]string{
-	"balancer":          "the balancer",
-	"listeners[].http3": "http3",
+	"balancer": "the balancer",
 }
 
 // checker compares a YAML tree with the types of this package, because the

@@ -89,6 +89,9 @@ type Listener struct {
 	Protocol Protocol `mapstructure:"protocol" yaml:"protocol" jsonschema:"required"`
 	// TLS is what an https listener shows of itself. https only, and required there.
 	TLS TLS `mapstructure:"tls" yaml:"tls,omitempty"`
+	// HTTP3 serves HTTP/3 on the same port over UDP, and says so in the responses
+	// of the older versions (Alt-Svc). https only.
+	HTTP3 bool `mapstructure:"http3" yaml:"http3"`
 	// DualStack lets a [::] listener serve IPv4 too. Without it [::] is IPv6 only.
 	DualStack bool `mapstructure:"dual_stack" yaml:"dual_stack"`
 	// Workers is the number of accept sockets of each generation, 1 to 64.

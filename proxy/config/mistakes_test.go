@@ -124,7 +124,7 @@ var mistakes = []struct {
 	{"network", `8080", protocol: http`, `8080", protocol: http, trusted_proxies: [10.0.0.1]`,
 		`baton.yaml:5: listeners[0].trusted_proxies[0]: "10.0.0.1" is no network (write it as 10.0.0.0/8)`},
 	{"http3", `8080", protocol: http`, `8080", protocol: http, http3: true`,
-		"baton.yaml:5: listeners[0].http3: http3 is not built yet (leave it out)"},
+		"baton.yaml:5: listeners[0].http3: has no meaning for http (leave it out, or write protocol: https)"},
 	{"tls on tcp", `8081", protocol: tcp`, `8081", protocol: tcp, tls: {certificate: x}`,
 		"baton.yaml:6: listeners[1].tls: has no meaning for tcp (leave it out, or write protocol: https)"},
 	{"upstream protocol", `["127.0.0.1:9001"]`, `["127.0.0.1:9001"], protocol: h2`,

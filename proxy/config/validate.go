@@ -15,7 +15,7 @@ import (
 // known by name, so that the mistake can say so.
 var (
 	protocols         = []Protocol{HTTP, HTTPS, TCP}
-	protocolsLater    = []Protocol{"http3", "udp"}
+	protocolsLater    = []Protocol{"udp"}
 	workerChoices     = []WorkerChoice{ByHash, ByCPU}
 	upstreamProtocols = []UpstreamProtocol{HTTP1, H2C}
 	steerings         = []Steering{SteeringAuto, SteeringBPF, SteeringTakeover}

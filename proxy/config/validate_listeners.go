@@ -36,6 +36,9 @@ func (v validator) listener(path string, l Listener) {
 	v.bounds(path+".backlog", l.Backlog, 1, math.MaxInt32)
 	v.notNegative(path+".max_connections", l.MaxConnections)
 	v.tls(path+".tls", l)
+	if l.HTTP3 && l.Protocol != HTTPS {
+		v.add(path+".http3", fmt.Sprintf("has no meaning for %s", l.Protocol), "leave it out, or write protocol: https")
+	}
 	switch l.Protocol {
 	case HTTP, HTTPS:
 		if l.MaxHeaderBytes == 0 {

@@ -12,6 +12,10 @@ const (
 	EnvListenFDNames = "LISTEN_FDNAMES"
 	EnvNotifySocket  = "NOTIFY_SOCKET"
 
+	// UDPSuffix tells the sockets of a listener that take datagrams from those
+	// that take connections, in LISTEN_FDNAMES.
+	UDPSuffix = ".udp"
+
 	// FirstFD is the number of the first passed descriptor.
 	FirstFD = 3
 )

@@ -27,9 +27,14 @@ func TestMain(m *testing.M) {
 		fmt.Println("error:", err)
 		return
 	}
-	for name, workers := range sockets {
+	for name, workers := range sockets.TCP {
 		for _, ln := range workers {
 			fmt.Println(name, ln.Addr())
+		}
+	}
+	for name, workers := range sockets.UDP {
+		for _, c := range workers {
+			fmt.Println(name+UDPSuffix, c.LocalAddr())
 		}
 	}
 	if _, set := os.LookupEnv(EnvListenFDs); set {
@@ -118,6 +123,8 @@ func TestSockets(t *testing.T) {
 		{"too few descriptors", []*os.File{a}, "LISTEN_FDS=9 LISTEN_FDNAMES=a:b:c:d:e:f:g:h:i", "not a socket"},
 		{"a file", []*os.File{file}, "LISTEN_FDS=1 LISTEN_FDNAMES=web", "error: descriptor 3 (web): not a socket"},
 		{"a UDP socket", []*os.File{u}, "LISTEN_FDS=1 LISTEN_FDNAMES=web", "error: descriptor 3 (web): not a listening socket"},
+		{"both kinds", []*os.File{a, u}, "LISTEN_FDS=2 LISTEN_FDNAMES=web:web.udp", "web " + addrA + "\nweb.udp " + udp.LocalAddr().String()},
+		{"a TCP socket for datagrams", []*os.File{a}, "LISTEN_FDS=1 LISTEN_FDNAMES=web.udp", "error: descriptor 3 (web.udp): not a UDP socket"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

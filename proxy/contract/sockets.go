@@ -11,58 +11,104 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Sockets takes the listening sockets that were passed to this process, by
-// name; a name given several times has one listener per worker, in the order
-// of the descriptors. Without LISTEN_FDS there are none.
+// Passed are the sockets of a generation by the listener's name: one a worker, in
+// the order of the descriptors.
+type Passed struct {
+	TCP map[string][]net.Listener
+	UDP map[string][]*net.UDPConn // bound; passed as NAME.udp
+}
+
+// Close closes them all.
+func (p Passed) Close() {
+	for _, workers := range p.TCP {
+		for _, ln := range workers {
+			ln.Close()
+		}
+	}
+	for _, workers := range p.UDP {
+		for _, c := range workers {
+			c.Close()
+		}
+	}
+}
+
+// Sockets takes the sockets that were passed to this process. Without LISTEN_FDS
+// there are none.
 //
 // It can be called once: the variables are removed from the environment and
 // the descriptors closed in favour of the listeners, so that no child inherits
 // either. Anything out of order is an error: half a set of sockets would lose
 // the connections of the others. The caller then exits, which closes the rest.
-func Sockets() (map[string][]net.Listener, error) {
+func Sockets() (Passed, error) {
 	pid, count, names := os.Getenv(EnvListenPID), os.Getenv(EnvListenFDs), os.Getenv(EnvListenFDNames)
 	for _, name := range []string{EnvListenPID, EnvListenFDs, EnvListenFDNames} {
 		os.Unsetenv(name)
 	}
 	if count == "" {
-		return nil, nil
+		return Passed{}, nil
 	}
 	if pid != strconv.Itoa(os.Getpid()) {
 		// The descriptors belong to whoever has that number: leave them alone.
-		return nil, fmt.Errorf("%s is %q, but this process is %d", EnvListenPID, pid, os.Getpid())
+		return Passed{}, fmt.Errorf("%s is %q, but this process is %d", EnvListenPID, pid, os.Getpid())
 	}
 	n, err := strconv.Atoi(count)
 	if err != nil || n < 0 {
-		return nil, fmt.Errorf("%s is %q, not a number of descriptors", EnvListenFDs, count)
+		return Passed{}, fmt.Errorf("%s is %q, not a number of descriptors", EnvListenFDs, count)
 	}
 	if n == 0 {
-		return nil, nil
+		return Passed{}, nil
 	}
 	byName := strings.Split(names, ":")
 	if len(byName) != n {
-		return nil, fmt.Errorf("%s has %d names for %d descriptors", EnvListenFDNames, len(byName), n)
+		return Passed{}, fmt.Errorf("%s has %d names for %d descriptors", EnvListenFDNames, len(byName), n)
 	}
 
-	sockets := make(map[string][]net.Listener)
+	sockets := Passed{TCP: make(map[string][]net.Listener), UDP: make(map[string][]*net.UDPConn)}
 	var errs []error
 	for i := range n {
-		fd := FirstFD + i
-		ln, err := listenerFrom(fd)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("descriptor %d (%s): %w", fd, byName[i], err))
-			continue
+		fd, name := FirstFD+i, byName[i]
+		if err := sockets.take(fd, name); err != nil {
+			errs = append(errs, fmt.Errorf("descriptor %d (%s): %w", fd, name, err))
 		}
-		sockets[byName[i]] = append(sockets[byName[i]], ln)
 	}
 	if err := errors.Join(errs...); err != nil {
-		for _, workers := range sockets {
-			for _, ln := range workers {
-				ln.Close()
-			}
-		}
-		return nil, err
+		sockets.Close()
+		return Passed{}, err
 	}
 	return sockets, nil
+}
+
+func (p Passed) take(fd int, name string) error {
+	if name, datagrams := strings.CutSuffix(name, UDPSuffix); datagrams {
+		c, err := udpFrom(fd)
+		if err == nil {
+			p.UDP[name] = append(p.UDP[name], c)
+		}
+		return err
+	}
+	ln, err := listenerFrom(fd)
+	if err == nil {
+		p.TCP[name] = append(p.TCP[name], ln)
+	}
+	return err
+}
+
+// udpFrom turns fd into a connection that owns a duplicate, and closes fd. What is
+// no UDP socket it leaves alone.
+func udpFrom(fd int) (*net.UDPConn, error) {
+	switch protocol, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL); {
+	case err != nil:
+		return nil, fmt.Errorf("not a socket: %w", err)
+	case protocol != unix.IPPROTO_UDP:
+		return nil, errors.New("not a UDP socket")
+	}
+	f := os.NewFile(uintptr(fd), "")
+	defer f.Close()
+	c, err := net.FilePacketConn(f)
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.UDPConn), nil
 }
 
 // listenerFrom turns fd into a listener that owns a duplicate, and closes fd. What
@@ -137,4 +183,30 @@ func GenerationID() (uint64, error) {
 		return 0, fmt.Errorf("%s is %q, not a generation", EnvGenerationID, value)
 	}
 	return id, nil
+}
+
+// ServerID is the number that every router on the way finds this node by, 0 if
+// the supervisor gave none.
+func ServerID() (uint32, error) {
+	id, err := number(EnvServerID, 32)
+	return uint32(id), err
+}
+
+// Slot is the generation's place in the node's tables, 0 if the supervisor gave
+// none.
+func Slot() (uint8, error) {
+	slot, err := number(EnvSlot, 8)
+	return uint8(slot), err
+}
+
+func number(variable string, bits int) (uint64, error) {
+	value := os.Getenv(variable)
+	if value == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(value, 10, bits)
+	if err != nil {
+		return 0, fmt.Errorf("%s is %q, not a number of %d bits", variable, value, bits)
+	}
+	return n, nil
 }

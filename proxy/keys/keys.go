@@ -13,7 +13,9 @@
 //	  8  u64  sequence: odd while a write is under way, and two higher after it
 //	 16  u64  number of ticket keys in use
 //	 64  8 × {created: i64 seconds since 1970, key: 32 bytes}: newest first
-//	512  kept zero, for the keys of QUIC: tokens, stateless resets, connection IDs
+//	512  token key of QUIC, 32 bytes
+//	544  stateless reset key of QUIC, 32 bytes
+//	576  kept zero, for the keys of connection IDs
 //
 // What is added takes bytes that are zero now, where zero means absent. A
 // change that an older reader would misread takes another version.
@@ -47,8 +49,21 @@ const (
 	sequenceAt  = 1
 	countAt     = 2
 	ticketsAt   = 8
-	ticketWords = 1 + len(Ticket{}.Key)/8
+	keyWords    = 4
+	ticketWords = 1 + keyWords
+	quicAt      = 64
 )
+
+// QUIC is what generations share so that one understands what another has sent.
+// These keys do not change while the page lives.
+type QUIC struct {
+	// Token makes the tokens that prove a client's address (RFC 9000, section 8.1).
+	Token [32]byte
+	// Reset makes stateless reset tokens (RFC 9000, section 10.3) for every
+	// connection ID of this node. No other node may have it: a packet that goes
+	// astray there would end a connection that lives here.
+	Reset [32]byte
+}
 
 // MaxTickets is how many ticket keys are kept. Rotated daily, a ticket is then
 // good for the week that TLS allows it to live.
@@ -93,6 +108,11 @@ func New(tickets ...Ticket) (*Page, error) {
 	}
 	binary.NativeEndian.PutUint32(p.mem[0:], magic)
 	binary.NativeEndian.PutUint32(p.mem[4:], version)
+	var q QUIC
+	rand.Read(q.Token[:])
+	rand.Read(q.Reset[:])
+	store(words(p.mem)[quicAt:], q.Token)
+	store(words(p.mem)[quicAt+keyWords:], q.Reset)
 	p.write(tickets)
 	return p, nil
 }
@@ -131,9 +151,7 @@ func (p *Page) write(tickets []Ticket) {
 	for i, t := range tickets {
 		at := page[ticketsAt+i*ticketWords:]
 		at[0].Store(uint64(t.Created.Unix()))
-		for j := 1; j < ticketWords; j++ {
-			at[j].Store(binary.NativeEndian.Uint64(t.Key[8*(j-1):]))
-		}
+		store(at[1:], t.Key)
 	}
 	page[countAt].Store(uint64(len(tickets)))
 	page[sequenceAt].Add(1)
@@ -187,6 +205,14 @@ func (r *Reader) Tickets() ([]Ticket, uint64, error) {
 	return nil, 0, errors.New("read keys: their writer died in the middle of a rotation")
 }
 
+// QUIC are the keys of QUIC. ok is false for the page of a supervisor that knows
+// none yet.
+func (r *Reader) QUIC() (q QUIC, ok bool) {
+	page := words(r.mem)
+	q = QUIC{Token: load(page[quicAt:]), Reset: load(page[quicAt+keyWords:])}
+	return q, q.Token != [32]byte{} && q.Reset != [32]byte{}
+}
+
 // Close unmaps the page.
 func (r *Reader) Close() error { return unix.Munmap(r.mem) }
 
@@ -196,11 +222,22 @@ func tickets(mem []byte) []Ticket {
 	for i := range read {
 		at := page[ticketsAt+i*ticketWords:]
 		read[i].Created = time.Unix(int64(at[0].Load()), 0)
-		for j := 1; j < ticketWords; j++ {
-			binary.NativeEndian.PutUint64(read[i].Key[8*(j-1):], at[j].Load())
-		}
+		read[i].Key = load(at[1:])
 	}
 	return read
+}
+
+func store(at []atomic.Uint64, key [32]byte) {
+	for i := range keyWords {
+		at[i].Store(binary.NativeEndian.Uint64(key[8*i:]))
+	}
+}
+
+func load(at []atomic.Uint64) (key [32]byte) {
+	for i := range keyWords {
+		binary.NativeEndian.PutUint64(key[8*i:], at[i].Load())
+	}
+	return key
 }
 
 // words is the page as atomics: a sequence lock holds only if what it guards is

@@ -29,7 +29,7 @@ type Server struct {
 	log       *slog.Logger
 	acceptors []*acceptor
 	serve     func(*acceptor) // returns when the acceptor has ended
-	secure    *secure         // nil without TLS
+	secure    *Secure         // nil without TLS
 	number    int             // in the ledger
 	route     uint16          // of a TCP listener, in the ledger
 

@@ -9,14 +9,30 @@ import (
 
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/proxy/keys"
+	"github.com/baton-mesh/baton/proxy/ledger"
 )
 
 type connKey struct{}
 
+// Connection is what a request came on.
+type Connection interface {
+	// Begin says that a request has arrived. It reports false if the connection
+	// had been told to leave: then the request must not be served.
+	Begin() bool
+	// Flow is the connection's account in the ledger.
+	Flow() *ledger.Flow
+	// Cut reports whether a last call has ended the connection under its requests.
+	Cut() bool
+}
+
+// WithConnection says which connection the requests of ctx come on.
+func WithConnection(ctx context.Context, c Connection) context.Context {
+	return context.WithValue(ctx, connKey{}, c)
+}
+
 // FromContext is the connection that a request came on.
-func FromContext(ctx context.Context) *Conn {
-	c, _ := ctx.Value(connKey{}).(*Conn)
-	return c
+func FromContext(ctx context.Context) Connection {
+	return ctx.Value(connKey{}).(Connection)
 }
 
 // headSlack is what net/http reads beyond MaxHeaderBytes before it answers 431.
@@ -31,7 +47,7 @@ func NewHTTP(cfg config.Listener, sockets []net.Listener, r *Registry, shared *k
 		return nil, err
 	}
 	if cfg.Protocol == config.HTTPS {
-		if s.secure, err = newSecure(cfg.TLS, shared); err != nil {
+		if s.secure, err = NewSecure(cfg.TLS, shared, "h2", "http/1.1"); err != nil {
 			return nil, fmt.Errorf("listener %s: %w", cfg.Name, err)
 		}
 	}
@@ -47,7 +63,7 @@ func NewHTTP(cfg config.Listener, sockets []net.Listener, r *Registry, shared *k
 		IdleTimeout:       cfg.IdleTimeout,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
-			return context.WithValue(ctx, connKey{}, conn)
+			return WithConnection(ctx, conn.(*Conn))
 		},
 		ConnState: func(conn net.Conn, state http.ConnState) {
 			if state == http.StateIdle {

@@ -10,8 +10,8 @@ import (
 	"github.com/baton-mesh/baton/proxy/keys"
 )
 
-// secure makes TLS of the TCP connections of one listener.
-type secure struct {
+// Secure is the server's side of TLS on one listener.
+type Secure struct {
 	config *tls.Config
 	shared *keys.Reader // nil: the keys of tickets are ours alone
 
@@ -19,29 +19,35 @@ type secure struct {
 	sequence uint64 // of the shared keys in use; 0 before the first
 }
 
-// newSecure prepares TLS with the certificate of cfg.
-func newSecure(cfg config.TLS, shared *keys.Reader) (*secure, error) {
+// NewSecure prepares TLS with the certificate of cfg, for these application
+// protocols (ALPN). With shared keys a session begun with another generation is
+// resumed here.
+func NewSecure(cfg config.TLS, shared *keys.Reader, protocols ...string) (*Secure, error) {
 	pair, err := cfg.KeyPair()
 	if err != nil {
 		return nil, fmt.Errorf("certificate: %w", err)
 	}
-	s := &secure{shared: shared, config: &tls.Config{
+	s := &Secure{shared: shared, config: &tls.Config{
 		Certificates: []tls.Certificate{pair},
 		MinVersion:   tls.VersionTLS12,
-		NextProtos:   []string{"h2", "http/1.1"},
+		NextProtos:   protocols,
 	}}
 	return s, s.refresh()
 }
 
-// server is the server's side on tcp. The handshake comes with the first read.
-func (s *secure) server(tcp *net.TCPConn) *tls.Conn {
+// Config is what the next handshake is made with: always the same one, whose
+// ticket keys are those in force. Not to be changed.
+func (s *Secure) Config() *tls.Config {
 	// A page that cannot be read leaves us with the keys we have.
 	s.refresh()
-	return tls.Server(tcp, s.config)
+	return s.config
 }
 
+// server is the server's side on tcp. The handshake comes with the first read.
+func (s *Secure) server(tcp *net.TCPConn) *tls.Conn { return tls.Server(tcp, s.Config()) }
+
 // refresh takes over the shared keys if they have changed.
-func (s *secure) refresh() error {
+func (s *Secure) refresh() error {
 	if s.shared == nil {
 		return nil
 	}

@@ -14,7 +14,6 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"os/signal"
 	"strings"
@@ -100,6 +99,14 @@ func run(file string) error {
 	if err != nil {
 		return err
 	}
+	serverID, err := contract.ServerID()
+	if err != nil {
+		return err
+	}
+	slot, err := contract.Slot()
+	if err != nil {
+		return err
+	}
 	shared, err := sharedKeys()
 	if err != nil {
 		return err
@@ -112,13 +119,15 @@ func run(file string) error {
 		Keys:       shared,
 		Generation: id,
 		Ledger:     account(log),
+		ServerID:   serverID,
+		Slot:       slot,
 		Log:        log,
 		Notify:     contract.Notify,
 	})
 	if err != nil {
 		return err
 	}
-	var sockets map[string][]net.Listener
+	var sockets contract.Passed
 	if file == "" {
 		sockets, err = contract.Sockets()
 	} else {
