@@ -37,15 +37,19 @@ func bind(l config.Listener, into contract.Passed) error {
 	var lc net.ListenConfig
 	// An MPTCP socket, Go's default, takes no part in a reuseport group with a program.
 	lc.SetMultipathTCP(false)
-	ln, err := lc.Listen(context.Background(), "tcp"+family, l.Address)
-	if err != nil {
-		return err
+	address := l.Address
+	if l.Protocol.HasStreams() {
+		ln, err := lc.Listen(context.Background(), "tcp"+family, address)
+		if err != nil {
+			return err
+		}
+		into.TCP[l.Name] = []net.Listener{ln}
+		address = ln.Addr().String() // of both the same port, where the file says 0
 	}
-	into.TCP[l.Name] = []net.Listener{ln}
-	if !l.HTTP3 {
+	if !l.HasDatagrams() {
 		return nil
 	}
-	c, err := lc.ListenPacket(context.Background(), "udp"+family, ln.Addr().String())
+	c, err := lc.ListenPacket(context.Background(), "udp"+family, address)
 	if err != nil {
 		return err
 	}

@@ -73,7 +73,7 @@ func eventually(t *testing.T, what string, condition func() bool) {
 type node struct {
 	*proxy.Generation
 	web, raw string // addresses
-	quic     string // of web's HTTP/3
+	udp      string // of web's datagrams
 
 	t        *testing.T
 	sockets  map[string]net.Listener
@@ -148,15 +148,22 @@ func startOn(t *testing.T, socket func(name string) net.Listener, options func(*
 	n.Generation = g
 	sockets := contract.Passed{TCP: make(map[string][]net.Listener), UDP: make(map[string][]*net.UDPConn)}
 	for _, l := range cfg.Listeners {
-		ln := socket(l.Name)
-		sockets.TCP[l.Name], n.sockets[l.Name] = []net.Listener{ln}, ln
-		if l.HTTP3 {
-			c, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if l.HasDatagrams() {
+			address := l.Address
+			if address == "" {
+				address = "127.0.0.1:0"
+			}
+			c, err := net.ListenPacket("udp", address)
 			if err != nil {
 				t.Fatal(err)
 			}
-			sockets.UDP[l.Name], n.quic = []*net.UDPConn{c.(*net.UDPConn)}, c.LocalAddr().String()
+			sockets.UDP[l.Name], n.udp = []*net.UDPConn{c.(*net.UDPConn)}, c.LocalAddr().String()
 		}
+		if !l.Protocol.HasStreams() {
+			continue
+		}
+		ln := socket(l.Name)
+		sockets.TCP[l.Name], n.sockets[l.Name] = []net.Listener{ln}, ln
 		switch l.Name {
 		case "web":
 			n.web = ln.Addr().String()

@@ -90,11 +90,11 @@ func TestHTTP3(t *testing.T) {
 	})
 	n := start(t, web, "", quicToo)
 	c := newQUICClient(t, clientTLS())
-	res, body := fetch(t, c.Client, "https://"+n.quic+"/a")
+	res, body := fetch(t, c.Client, "https://"+n.udp+"/a")
 	if res.ProtoMajor != 3 || body != "GET /a " || res.Trailer.Get("Sum") != "42" {
 		t.Errorf("%s %q %v", res.Proto, body, res.Trailer)
 	}
-	res, err := c.Post("https://"+n.quic+"/b", "text/plain", strings.NewReader("word"))
+	res, err := c.Post("https://"+n.udp+"/b", "text/plain", strings.NewReader("word"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +117,7 @@ func TestHTTP3UnreadBody(t *testing.T) {
 	web := origin(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "early") })
 	n := start(t, web, "", quicToo)
 	c := newQUICClient(t, clientTLS())
-	res, err := c.Post("https://"+n.quic, "text/plain", bytes.NewReader(make([]byte, 100<<10)))
+	res, err := c.Post("https://"+n.udp, "text/plain", bytes.NewReader(make([]byte, 100<<10)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,14 +140,14 @@ func TestHTTP3Drains(t *testing.T) {
 	c := newQUICClient(t, clientTLS())
 	got := make(chan string)
 	go func() {
-		_, body := fetch(t, c.Client, "https://"+n.quic+"/slow")
+		_, body := fetch(t, c.Client, "https://"+n.udp+"/slow")
 		got <- body
 	}()
 	<-begun
 	n.term()
 	// Until its goodbye is out it takes what comes: nobody is refused.
 	other := newQUICClient(t, clientTLS())
-	if _, body := fetch(t, other.Client, "https://"+n.quic+"/quick"); body != "whole" {
+	if _, body := fetch(t, other.Client, "https://"+n.udp+"/quick"); body != "whole" {
 		t.Errorf("during the drain: %q", body)
 	}
 	select {
@@ -174,7 +174,7 @@ func TestHTTP3LastCall(t *testing.T) {
 	c := newQUICClient(t, clientTLS())
 	failed := make(chan error)
 	go func() {
-		res, err := c.Get("https://" + n.quic)
+		res, err := c.Get("https://" + n.udp)
 		if err == nil {
 			_, err = io.ReadAll(res.Body)
 		}
@@ -216,7 +216,7 @@ func TestEarlyDataOverGenerations(t *testing.T) {
 	secure.ServerName = "127.0.0.1"
 	secure.ClientSessionCache = tls.NewLRUClientSessionCache(4)
 	began := newQUICClient(t, secure)
-	fetch(t, began.Client, "https://"+first.quic)
+	fetch(t, began.Client, "https://"+first.udp)
 	// The ticket comes after the handshake.
 	eventually(t, "a ticket", func() bool {
 		s, ok := secure.ClientSessionCache.Get("127.0.0.1")
@@ -224,7 +224,7 @@ func TestEarlyDataOverGenerations(t *testing.T) {
 	})
 	for _, method := range []string{http3.MethodGet0RTT, http.MethodPost} {
 		c := newQUICClient(t, secure)
-		req, err := http.NewRequest(method, "https://"+second.quic, nil)
+		req, err := http.NewRequest(method, "https://"+second.udp, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -254,7 +254,7 @@ func TestConnectionIDsNameTheGeneration(t *testing.T) {
 	n := startWith(t, withKeys(t, page, 9), web, "", quicToo)
 
 	// A relay that looks at what the client sends.
-	to, err := net.ResolveUDPAddr("udp", n.quic)
+	to, err := net.ResolveUDPAddr("udp", n.udp)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -307,14 +307,14 @@ func TestConnectionIDsNameTheGeneration(t *testing.T) {
 func TestHTTP3AtItsBound(t *testing.T) {
 	n := start(t, origin(t, hello), "", quicToo, func(c *config.Config) { c.Listeners[0].MaxConnections = 1 })
 	first := newQUICClient(t, clientTLS())
-	fetch(t, first.Client, "https://"+n.quic)
+	fetch(t, first.Client, "https://"+n.udp)
 	second := newQUICClient(t, clientTLS())
-	if _, err := second.Get("https://" + n.quic); err == nil {
+	if _, err := second.Get("https://" + n.udp); err == nil {
 		t.Error("a second connection is served")
 	}
 	first.transport.Close()
 	eventually(t, "room again", func() bool {
-		res, err := newQUICClient(t, clientTLS()).Get("https://" + n.quic)
+		res, err := newQUICClient(t, clientTLS()).Get("https://" + n.udp)
 		if err == nil {
 			res.Body.Close()
 		}

@@ -25,6 +25,7 @@ import (
 	"github.com/baton-mesh/baton/proxy/ledger"
 	"github.com/baton-mesh/baton/proxy/listener"
 	"github.com/baton-mesh/baton/proxy/router"
+	"github.com/baton-mesh/baton/proxy/udp"
 	"github.com/baton-mesh/baton/proxy/upstream"
 	"github.com/baton-mesh/baton/quicid"
 )
@@ -59,7 +60,7 @@ type Generation struct {
 	tables    map[string]*router.Table // by listener
 	routes    []uint16                 // their numbers in the ledger, by Route.Index
 	servers   []*listener.Server
-	http3     []*h3.Server
+	datagrams []datagramServer
 	draining  atomic.Bool
 }
 
@@ -102,9 +103,9 @@ func New(cfg *config.Config, opts Options) (*Generation, error) {
 		switch {
 		case err != nil:
 			errs = append(errs, err)
-		case l.Protocol == config.TCP && table.First() == nil:
-			errs = append(errs, fmt.Errorf("listener %s: no route takes its streams", l.Name))
-		case l.Protocol != config.TCP && !l.Protocol.IsHTTP():
+		case !l.Protocol.IsHTTP() && table.First() == nil:
+			errs = append(errs, fmt.Errorf("listener %s: no route takes what comes to it", l.Name))
+		case l.Protocol != config.TCP && l.Protocol != config.UDP && !l.Protocol.IsHTTP():
 			errs = append(errs, fmt.Errorf("listener %s: protocol %s is not known", l.Name, l.Protocol))
 		}
 		g.tables[l.Name] = table
@@ -126,7 +127,7 @@ func (g *Generation) Listen(sockets contract.Passed) error {
 		}
 	}
 	for name := range sockets.UDP {
-		if !slices.ContainsFunc(g.cfg.Listeners, func(l config.Listener) bool { return l.Name == name && l.HTTP3 }) {
+		if !slices.ContainsFunc(g.cfg.Listeners, func(l config.Listener) bool { return l.Name == name && l.HasDatagrams() }) {
 			errs = append(errs, fmt.Errorf("listener %s: a UDP socket was passed, but it serves no datagrams", name))
 		}
 	}
@@ -138,28 +139,47 @@ func (g *Generation) Listen(sockets contract.Passed) error {
 }
 
 func (g *Generation) listen(l config.Listener, sockets contract.Passed) error {
-	workers := sockets.TCP[l.Name]
-	if len(workers) == 0 {
-		return fmt.Errorf("listener %s: no socket was passed", l.Name)
+	streams, datagrams := sockets.TCP[l.Name], sockets.UDP[l.Name]
+	if l.Protocol.HasStreams() {
+		if len(streams) == 0 {
+			return fmt.Errorf("listener %s: no socket was passed", l.Name)
+		}
+		server, err := g.newServer(l, streams)
+		if err != nil {
+			return err
+		}
+		g.servers = append(g.servers, server)
 	}
-	server, err := g.newServer(l, workers)
-	if err != nil {
-		return err
+	switch {
+	case !l.HasDatagrams():
+	case len(datagrams) == 0:
+		return fmt.Errorf("listener %s: no UDP socket was passed", l.Name)
+	case l.Protocol == config.UDP:
+		g.datagrams = append(g.datagrams, g.newUDP(l, datagrams))
+	default:
+		server, err := g.newHTTP3(l, datagrams)
+		if err != nil {
+			return err
+		}
+		g.datagrams = append(g.datagrams, server)
 	}
-	g.servers = append(g.servers, server)
-	if !l.HTTP3 {
-		return nil
-	}
-	datagrams := sockets.UDP[l.Name]
-	if len(datagrams) == 0 {
-		return fmt.Errorf("listener %s: no UDP socket was passed, for HTTP/3", l.Name)
-	}
-	quic, err := g.newHTTP3(l, datagrams)
-	if err != nil {
-		return err
-	}
-	g.http3 = append(g.http3, quic)
 	return nil
+}
+
+func (g *Generation) newUDP(l config.Listener, workers []*net.UDPConn) *udp.Server {
+	route := g.tables[l.Name].First()
+	dial := func(ctx context.Context) (*net.UDPConn, func(), error) {
+		u := route.Pick()
+		if u == nil {
+			return nil, nil, fmt.Errorf("route %s: no upstream has any weight", route.Name)
+		}
+		conn, endpoint, err := u.DialUDP(ctx)
+		if err != nil {
+			return nil, nil, fmt.Errorf("route %s: upstream %s: %w", route.Name, u.Name, err)
+		}
+		return conn, endpoint.Release, nil
+	}
+	return udp.New(l, workers, dial, g.opts.Log)
 }
 
 func (g *Generation) newHTTP3(l config.Listener, workers []*net.UDPConn) (*h3.Server, error) {
@@ -227,9 +247,15 @@ type flows interface {
 	Tally() listener.Tally
 }
 
+// datagramServer has UDP sockets, which it closes at the last call.
+type datagramServer interface {
+	flows
+	Start()
+}
+
 func (g *Generation) flows() []flows {
 	all := []flows{g.registry}
-	for _, s := range g.http3 {
+	for _, s := range g.datagrams {
 		all = append(all, s)
 	}
 	return all

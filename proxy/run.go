@@ -24,7 +24,7 @@ func (g *Generation) Run(ctx context.Context, lastCall <-chan struct{}) listener
 	beating := make(chan struct{})
 	defer close(beating)
 	go g.beat(beating)
-	for _, s := range g.http3 {
+	for _, s := range g.datagrams {
 		s.Start()
 	}
 	g.notify("READY=1", "STATUS=serving")

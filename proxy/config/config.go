@@ -63,7 +63,11 @@ const (
 	HTTP  Protocol = "http" // HTTP/1.1, and HTTP/2 from clients that know they may
 	HTTPS Protocol = "https"
 	TCP   Protocol = "tcp"
+	UDP   Protocol = "udp"
 )
+
+// HasStreams reports whether clients connect, as they do not with datagrams.
+func (p Protocol) HasStreams() bool { return p != UDP }
 
 // IsHTTP reports whether what passes are requests.
 func (p Protocol) IsHTTP() bool { return p == HTTP || p == HTTPS }
@@ -85,7 +89,7 @@ type Listener struct {
 	Name string `mapstructure:"name" yaml:"name" jsonschema:"required"`
 	// Address is IP:port; 0.0.0.0 and [::] mean every address of the family.
 	Address string `mapstructure:"address" yaml:"address" jsonschema:"required"`
-	// Protocol is http, https or tcp. HTTP/1.1 and HTTP/2 share the port.
+	// Protocol is http, https, tcp or udp. HTTP/1.1 and HTTP/2 share the port.
 	Protocol Protocol `mapstructure:"protocol" yaml:"protocol" jsonschema:"required"`
 	// TLS is what an https listener shows of itself. https only, and required there.
 	TLS TLS `mapstructure:"tls" yaml:"tls,omitempty"`
@@ -107,7 +111,8 @@ type Listener struct {
 	HeaderTimeout time.Duration `mapstructure:"header_timeout" yaml:"header_timeout"`
 	// IdleTimeout closes a keep-alive connection, or a TCP stream, on which
 	// nothing moves. 0s means never. Defaults to 75s, and to 0s for tcp,
-	// where silence is no sign that a stream is done.
+	// where silence is no sign that a stream is done. A flow of udp ends by it
+	// alone: there it defaults to 30s.
 	IdleTimeout time.Duration `mapstructure:"idle_timeout" yaml:"idle_timeout"`
 	// MaxHeaderBytes bounds a request's head. Not for tcp.
 	MaxHeaderBytes Size `mapstructure:"max_header_bytes" yaml:"max_header_bytes"`
@@ -142,6 +147,9 @@ func (s Secret) String() string { return "(hidden)" }
 
 // GoString hides the secret.
 func (s Secret) GoString() string { return s.String() }
+
+// HasDatagrams reports whether the listener has UDP sockets.
+func (l Listener) HasDatagrams() bool { return l.Protocol == UDP || l.HTTP3 }
 
 // AddrPort is the listener's address as [Parse] has accepted it.
 func (l Listener) AddrPort() netip.AddrPort {

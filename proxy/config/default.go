@@ -45,7 +45,11 @@ func adminSocket(runtimeDir string) string { return filepath.Join(runtimeDir, "a
 // defaultListener is what the absent keys of a listener mean.
 func defaultListener(p Protocol) Listener {
 	l := Listener{Workers: 1, WorkerChoice: ByHash, Backlog: 4096}
-	if p != TCP {
+	switch p {
+	case TCP:
+	case UDP:
+		l.IdleTimeout = 30 * time.Second
+	default:
 		l.HeaderTimeout = 10 * time.Second
 		l.IdleTimeout = 75 * time.Second
 		l.MaxHeaderBytes = 64 << 10
@@ -74,11 +78,14 @@ func settingsOf(v any) map[string]any {
 // fillElements gives the elements of the lists their defaults, which viper,
 // whose defaults end at a list, cannot.
 func fillElements(settings map[string]any) {
-	http, tcp := settingsOf(defaultListener(HTTP)), settingsOf(defaultListener(TCP))
+	http, tcp, udp := settingsOf(defaultListener(HTTP)), settingsOf(defaultListener(TCP)), settingsOf(defaultListener(UDP))
 	for _, l := range elements(settings, "listeners") {
-		if l["protocol"] == string(TCP) {
+		switch l["protocol"] {
+		case string(TCP):
 			fill(l, tcp)
-		} else {
+		case string(UDP):
+			fill(l, udp)
+		default:
 			fill(l, http)
 		}
 	}

@@ -134,7 +134,7 @@ func TestSchemaRefuses(t *testing.T) {
 	for path, values := range map[string][]any{
 		"release.drain_timeout":        {5, "5", "5 s", "-5s", ""},
 		"listeners[].max_header_bytes": {5, "5KB", "-5B"},
-		"listeners[].protocol":         {"udp"},
+		"listeners[].protocol":         {"sctp"},
 		"listeners[].worker_choice":    {"random"},
 		"steering":                     {"hash"},
 		"release.on_inconclusive":      {"retry"},

@@ -14,8 +14,7 @@ import (
 // The values that a choice may take. What is kept for features to come is
 // known by name, so that the mistake can say so.
 var (
-	protocols         = []Protocol{HTTP, HTTPS, TCP}
-	protocolsLater    = []Protocol{"udp"}
+	protocols         = []Protocol{HTTP, HTTPS, TCP, UDP}
 	workerChoices     = []WorkerChoice{ByHash, ByCPU}
 	upstreamProtocols = []UpstreamProtocol{HTTP1, H2C}
 	steerings         = []Steering{SteeringAuto, SteeringBPF, SteeringTakeover}
@@ -77,7 +76,7 @@ func (v validator) admin() {
 		return
 	}
 	// net.Listen opens [::] for both families, so this one is dual.
-	mine := bound{ap, true}
+	mine := bound{ap, true, true, false}
 	for i, l := range v.c.Listeners {
 		if theirs, ok := boundBy(l); ok && mine.overlaps(theirs) {
 			v.add(address, fmt.Sprintf("overlaps listener %s, %s", show(l.Name), show(l.Address)), v.onLine(item("listeners", i)))

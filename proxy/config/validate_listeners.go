@@ -26,7 +26,7 @@ func (v validator) listeners() names {
 }
 
 func (v validator) listener(path string, l Listener) {
-	choice(v, path+".protocol", "protocol", l.Protocol, protocols, protocolsLater)
+	choice(v, path+".protocol", "protocol", l.Protocol, protocols, nil)
 	choice(v, path+".worker_choice", "worker_choice", l.WorkerChoice, workerChoices, nil)
 	ap, ok := v.address(path+".address", l.Address)
 	if ok && l.DualStack && ap.Addr() != netip.IPv6Unspecified() {
@@ -44,18 +44,21 @@ func (v validator) listener(path string, l Listener) {
 		if l.MaxHeaderBytes == 0 {
 			v.add(path+".max_header_bytes", "is 0, and no request has no head", "write it as 64KiB")
 		}
-	case TCP:
-		v.httpOnly(path+".header_timeout", l.HeaderTimeout != 0)
-		v.httpOnly(path+".max_header_bytes", l.MaxHeaderBytes != 0)
-		v.httpOnly(path+".max_body_bytes", l.MaxBodyBytes != 0)
-		v.httpOnly(path+".trusted_proxies", len(l.TrustedProxies) > 0)
+	case TCP, UDP:
+		v.httpOnly(path+".header_timeout", l.Protocol, l.HeaderTimeout != 0)
+		v.httpOnly(path+".max_header_bytes", l.Protocol, l.MaxHeaderBytes != 0)
+		v.httpOnly(path+".max_body_bytes", l.Protocol, l.MaxBodyBytes != 0)
+		v.httpOnly(path+".trusted_proxies", l.Protocol, len(l.TrustedProxies) > 0)
+	}
+	if l.Protocol == UDP && l.IdleTimeout == 0 {
+		v.add(path+".idle_timeout", "is 0, and nothing but silence ends a flow of udp", "write it as 30s")
 	}
 }
 
-// httpOnly reports a key that a tcp listener would silently ignore.
-func (v validator) httpOnly(path string, set bool) {
+// httpOnly reports a key that a listener of another protocol would silently ignore.
+func (v validator) httpOnly(path string, p Protocol, set bool) {
 	if set {
-		v.add(path, "has no meaning for tcp", "leave it out")
+		v.add(path, "has no meaning for "+string(p), "leave it out")
 	}
 }
 
@@ -120,18 +123,19 @@ func (s *samePort) candidates(b bound) []int {
 
 // bound is what a listening socket is bound to.
 type bound struct {
-	ap   netip.AddrPort
-	dual bool // [::] takes IPv4 too
+	ap       netip.AddrPort
+	dual     bool // [::] takes IPv4 too
+	tcp, udp bool
 }
 
 func boundBy(l Listener) (bound, bool) {
 	ap, err := netip.ParseAddrPort(l.Address)
-	return bound{ap, l.DualStack}, err == nil
+	return bound{ap, l.DualStack, l.Protocol.HasStreams(), l.HasDatagrams()}, err == nil
 }
 
 // overlaps reports whether one connection could be meant for both.
 func (b bound) overlaps(other bound) bool {
-	return b.ap.Port() == other.ap.Port() && (b.covers(other) || other.covers(b))
+	return b.ap.Port() == other.ap.Port() && (b.tcp && other.tcp || b.udp && other.udp) && (b.covers(other) || other.covers(b))
 }
 
 // covers reports whether b takes what is sent to other's address.

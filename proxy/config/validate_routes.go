@@ -53,7 +53,8 @@ func (v validator) routeListeners(path string, route int, r Route, known names, 
 	if len(r.Listeners) == 0 {
 		v.add(at, "there is none", "name the listeners that the route serves")
 	}
-	var http, tcp string // a listener of each protocol
+	var http, raw string  // a listener of HTTP, and one of tcp or udp
+	var protocol Protocol // of raw
 	seen := make(map[string]bool, len(r.Listeners))
 	for j, name := range r.Listeners {
 		ref := item(at, j)
@@ -73,21 +74,24 @@ func (v validator) routeListeners(path string, route int, r Route, known names, 
 		switch v.c.Listeners[i].Protocol {
 		case HTTP, HTTPS:
 			http = name
-		case TCP:
-			tcp = name
+		case TCP, UDP:
+			if raw != "" && v.c.Listeners[i].Protocol != protocol {
+				v.add(at, fmt.Sprintf("mixes %s (%s) and %s (%s)", protocol, show(raw), v.c.Listeners[i].Protocol, show(name)), "write a route for each")
+			}
+			raw, protocol = name, v.c.Listeners[i].Protocol
 			if first != 0 {
-				v.add(ref, fmt.Sprintf("tcp listener %s has a route already", show(name)), v.onLine(item("routes", first-1)))
+				v.add(ref, fmt.Sprintf("%s listener %s has a route already", protocol, show(name)), v.onLine(item("routes", first-1)))
 			}
 		}
 	}
 	switch {
-	case http != "" && tcp != "":
-		v.add(at, fmt.Sprintf("mixes http (%s) and tcp (%s)", show(http), show(tcp)), "write a route for each")
-	case tcp != "":
+	case http != "" && raw != "":
+		v.add(at, fmt.Sprintf("mixes http (%s) and %s (%s)", show(http), protocol, show(raw)), "write a route for each")
+	case raw != "":
 		if !reflect.ValueOf(r.Match).IsZero() {
-			v.add(path+".match", fmt.Sprintf("tcp listener %s has nothing to match", show(tcp)), "leave it out")
+			v.add(path+".match", fmt.Sprintf("%s listener %s has nothing to match", protocol, show(raw)), "leave it out")
 		}
-		v.httpOnly(path+".timeout", r.Timeout != 0)
+		v.httpOnly(path+".timeout", protocol, r.Timeout != 0)
 	}
 }
 

@@ -29,6 +29,7 @@ const (
 	Upgraded               // a protocol of its own after 101
 	WebSocket              // the same, and we know its frames
 	TCP                    // a relayed stream
+	UDP                    // a relayed flow of datagrams
 	leaving                // told to leave; what still arrives is not served
 	numStates
 )
@@ -40,7 +41,7 @@ type Counts [numStates]int
 // String is the counts as "3 requests, 2 idle", leaving out what there is none of.
 func (c Counts) String() string {
 	var parts []string
-	for i, name := range [numStates]string{"new", "requests", "idle", "upgraded", "websocket", "tcp", "leaving"} {
+	for i, name := range [numStates]string{"new", "requests", "idle", "upgraded", "websocket", "tcp", "udp", "leaving"} {
 		if c[i] > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", c[i], name))
 		}

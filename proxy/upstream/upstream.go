@@ -131,6 +131,18 @@ func (u *Upstream) Dial(ctx context.Context) (*net.TCPConn, *Endpoint, error) {
 	})
 }
 
+// DialUDP makes a socket for the datagrams of one flow to an endpoint. On success
+// the caller closes it and then releases the endpoint.
+func (u *Upstream) DialUDP(ctx context.Context) (*net.UDPConn, *Endpoint, error) {
+	return attempt(u, ctx, func(e *Endpoint) (*net.UDPConn, error) {
+		conn, err := u.dial(ctx, "udp", e.Address)
+		if err != nil {
+			return nil, err
+		}
+		return conn.(*net.UDPConn), nil
+	})
+}
+
 // attempt calls do with one endpoint after the other until one can be
 // connected to; each at most once. It leaves the last one in flight on success.
 func attempt[T any](u *Upstream, ctx context.Context, do func(*Endpoint) (T, error)) (T, *Endpoint, error) {

@@ -1,0 +1,98 @@
+package udp
+
+import (
+	"encoding/binary"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+type flowID struct {
+	worker *worker
+	client netip.AddrPort
+}
+
+// flow is one client's datagrams and their answers.
+type flow struct {
+	server   *Server
+	id       flowID
+	upstream *net.UDPConn
+	release  func()
+	info     []byte       // control message that makes answers leave from the right address
+	last     atomic.Int64 // when something moved, in nanoseconds since started
+	closed   sync.Once
+}
+
+var started = time.Now()
+
+func (f *flow) heard() { f.last.Store(int64(time.Since(started))) }
+
+func (f *flow) silent() time.Duration {
+	return time.Since(started) - time.Duration(f.last.Load())
+}
+
+// answer brings what the upstream sends to the client until the flow is closed.
+func (f *flow) answer() {
+	b := make([]byte, maxDatagram)
+	for {
+		n, err := f.upstream.Read(b)
+		if err != nil {
+			if f.gone() {
+				return
+			}
+			continue // an ICMP error: the upstream was not there, and may be again
+		}
+		f.heard()
+		f.id.worker.socket.WriteMsgUDPAddrPort(b[:n], f.info, f.id.client)
+	}
+}
+
+// gone reports whether the server has forgotten the flow.
+func (f *flow) gone() bool {
+	f.server.mu.Lock()
+	defer f.server.mu.Unlock()
+	return f.server.flows[f.id] != f
+}
+
+// close forgets the flow.
+func (f *flow) close() {
+	f.closed.Do(func() {
+		s := f.server
+		s.mu.Lock()
+		delete(s.flows, f.id)
+		s.closeIfEmpty()
+		s.mu.Unlock()
+		f.upstream.Close()
+		f.release()
+	})
+}
+
+// answerInfo makes of the control message that came with a datagram the one to
+// answer it with: from the address it was sent to, by whatever interface leads to
+// the client.
+func answerInfo(received []byte) []byte {
+	messages, err := unix.ParseSocketControlMessage(received)
+	if err != nil {
+		return nil
+	}
+	for _, m := range messages {
+		switch {
+		case m.Header.Level == unix.IPPROTO_IP && m.Header.Type == unix.IP_PKTINFO && len(m.Data) >= unix.SizeofInet4Pktinfo:
+			var info unix.Inet4Pktinfo // ifindex, spec_dst, addr: 4 octets each
+			copy(info.Spec_dst[:], m.Data[4:8])
+			return unix.PktInfo4(&info)
+		case m.Header.Level == unix.IPPROTO_IPV6 && m.Header.Type == unix.IPV6_PKTINFO && len(m.Data) >= unix.SizeofInet6Pktinfo:
+			var info unix.Inet6Pktinfo // addr, ifindex
+			copy(info.Addr[:], m.Data[:16])
+			if a := netip.AddrFrom16(info.Addr); a.Is6() && a.IsLinkLocalUnicast() {
+				info.Ifindex = binary.NativeEndian.Uint32(m.Data[16:20]) // means nothing elsewhere
+			}
+			return unix.PktInfo6(&info)
+		}
+	}
+	return nil
+}
