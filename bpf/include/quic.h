@@ -13,6 +13,7 @@
 #include <linux/types.h>
 
 #define QUIC_MAX_CID 20	  /* version 1; RFC 8999 allows 255, and who uses them is not ours */
+#define QUIC_MIN_FIRST_CID 8 /* that a client begins with (RFC 9000, section 7.2) */
 #define QUIC_LONG_HEAD 6  /* octets before the ID in a long header */
 #define QUIC_SHORT_HEAD 1 /* and in a short one */
 

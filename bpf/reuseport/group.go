@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -26,12 +27,19 @@ const (
 	Migrated     = Reason(steerReasonREASON_MIGRATED)      // its listener closed: handed on
 	Lost         = Reason(steerReasonREASON_LOST)          // its listener closed and nobody could take it, or no sink
 	WorkerMissed = Reason(steerReasonREASON_WORKER_MISSED) // beside the others: the drawn worker had no socket
-	Reasons      = int(steerReasonREASONS)
+
+	// Of datagrams alone.
+	Named      = Reason(steerReasonREASON_NAMED)      // to the slot and worker that the connection ID names
+	Remembered = Reason(steerReasonREASON_REMEMBERED) // to where the flow's first datagram went
+	Reset      = Reason(steerReasonREASON_RESET)      // the named slot is dead: to the current one, which says so
+	Stranger   = Reason(steerReasonREASON_STRANGER)   // no new flow, and nobody's: to the sink
+
+	Reasons = int(steerReasonREASONS)
 )
 
 // String is the reason as it stands in metrics.
 func (r Reason) String() string {
-	return [...]string{"current", "ramped", "probe", "fallback", "sink", "migrated", "lost", "worker_missed"}[r]
+	return [...]string{"current", "ramped", "probe", "fallback", "sink", "migrated", "lost", "worker_missed", "named", "remembered", "reset", "stranger"}[r]
 }
 
 // NoSlot is where [Node.Counters] keeps what went to no slot.
@@ -52,6 +60,9 @@ type Address struct {
 	netip.AddrPort
 	// UDP is false for TCP.
 	UDP bool
+	// Forget is the silence that ends a flow of UDP, to the millisecond. 0 is
+	// QUIC, whose flows are told by their connection IDs.
+	Forget time.Duration
 	// DualStack is an IPv6 socket without IPV6_V6ONLY.
 	DualStack bool
 }
@@ -87,7 +98,7 @@ func (n *Node) Group(number uint32, address Address) (*Group, error) {
 	g := &Group{node: n, number: number, address: address.key()}
 	values := make([]steerListener, ebpf.MustPossibleCPU())
 	for i := range values {
-		values[i].Number = number
+		values[i].Number, values[i].Forget = number, uint32(address.Forget.Milliseconds())
 	}
 	err := patient.Update(func() error { return n.listeners.Update(g.address, values, ebpf.UpdateNoExist) })
 	if errors.Is(err, ebpf.ErrKeyExist) {
@@ -120,7 +131,11 @@ func (g *Group) Number() uint32 { return g.number }
 // place of any other. A socket must be bound before its first sibling listens,
 // or a connection could be hashed over members that are not ready.
 func (g *Group) Attach(fd int) error {
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_EBPF, g.node.prog.FD()); err != nil {
+	prog := g.node.prog
+	if g.address.Protocol == unix.IPPROTO_UDP {
+		prog = g.node.datagram
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_EBPF, prog.FD()); err != nil {
 		return fmt.Errorf("attach sk_reuseport: %w", err)
 	}
 	return nil

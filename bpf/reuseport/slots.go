@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/baton-mesh/baton/bpf/internal/patient"
 )
@@ -30,7 +31,8 @@ func (g *Group) Fill(slot uint8, choice Choice, fds []int) error {
 	n := g.node
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if err := n.vacate(slot, g.number); err != nil {
+	at := g.place(slot)
+	if err := n.vacate(at, g.number); err != nil {
 		return err
 	}
 	first, ok := n.ranges.take(uint32(len(fds)))
@@ -38,7 +40,7 @@ func (g *Group) Fill(slot uint8, choice Choice, fds []int) error {
 		return fmt.Errorf("no room for %d sockets of listener %d: all generations together have at most %d", len(fds), g.number, MaxSockets)
 	}
 	p := steerPlace{First: first, Workers: uint8(len(fds)), Choice: uint8(choice)}
-	err := n.occupy(slot, g.number, p, fds)
+	err := n.occupy(at, g.number, p, fds)
 	if err != nil {
 		n.ranges.give(p.First, uint32(p.Workers))
 		return fmt.Errorf("fill slot %d of listener %d: %w", slot, g.number, err)
@@ -47,13 +49,13 @@ func (g *Group) Fill(slot uint8, choice Choice, fds []int) error {
 }
 
 // occupy writes a place when its sockets are there. n.mu is held.
-func (n *Node) occupy(slot uint8, listener uint32, p steerPlace, fds []int) error {
+func (n *Node) occupy(slot, listener uint32, p steerPlace, fds []int) error {
 	for w, fd := range fds {
 		if err := n.sockets.Put(p.First+uint32(w), uint64(fd)); err != nil {
 			return fmt.Errorf("worker %d: %w", w, err)
 		}
 	}
-	key := steerPlaceKey{Slot: uint32(slot), Listener: listener}
+	key := steerPlaceKey{Slot: slot, Listener: listener}
 	if err := patient.Update(func() error { return n.placeOf.Put(key, p) }); err != nil {
 		return err
 	}
@@ -66,12 +68,12 @@ func (n *Node) occupy(slot uint8, listener uint32, p steerPlace, fds []int) erro
 }
 
 // vacate takes a slot's place on a listener away. n.mu is held.
-func (n *Node) vacate(slot uint8, listener uint32) error {
+func (n *Node) vacate(slot, listener uint32) error {
 	p, ok := n.places[slot][listener]
 	if !ok {
 		return nil
 	}
-	if err := n.placeOf.Delete(steerPlaceKey{Slot: uint32(slot), Listener: listener}); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+	if err := n.placeOf.Delete(steerPlaceKey{Slot: slot, Listener: listener}); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("empty slot %d of listener %d: %w", slot, listener, err)
 	}
 	delete(n.places[slot], listener)
@@ -79,10 +81,27 @@ func (n *Node) vacate(slot uint8, listener uint32) error {
 	return nil
 }
 
-// Empty makes a slot give nothing, on any listener, and frees its places. Its
-// sockets leave the map when they close. The first step is one store, so the
+// place is where the sockets of a slot are in the tables: those for datagrams have
+// places of their own, since they are emptied at another time.
+func (g *Group) place(slot uint8) uint32 {
+	if g.address.Protocol == unix.IPPROTO_UDP {
+		return uint32(slot) + Slots
+	}
+	return uint32(slot)
+}
+
+// Empty makes a slot give no connection, on any listener, and frees its places.
+// Its sockets leave the map when they close. The first step is one store, so the
 // error is of places that stay taken, never of flows that go on to come.
-func (n *Node) Empty(slot uint8) error {
+func (n *Node) Empty(slot uint8) error { return n.empty(uint32(slot)) }
+
+// EmptyDatagrams is Empty for the sockets that take datagrams, and says that the
+// slot is dead: what is still sent to its QUIC connections goes to the current
+// generation, which answers by a stateless reset. So it is for a generation whose
+// process has ended, where Empty is for one that is to get nothing new.
+func (n *Node) EmptyDatagrams(slot uint8) error { return n.empty(uint32(slot) + Slots) }
+
+func (n *Node) empty(slot uint32) error {
 	atomic.StoreUint64(&n.arms[slot], 0)
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -101,7 +120,7 @@ func (n *Node) readPlaces() error {
 	var p steerPlace
 	all := n.placeOf.Iterate()
 	for all.Next(&key, &p) {
-		if key.Slot >= Slots || !n.ranges.claim(p.First, uint32(p.Workers)) {
+		if key.Slot >= 2*Slots || !n.ranges.claim(p.First, uint32(p.Workers)) {
 			return fmt.Errorf("the place of slot %d on listener %d makes no sense: sockets %d and %d more", key.Slot, key.Listener, p.First, p.Workers)
 		}
 		if n.places[key.Slot] == nil {
@@ -120,7 +139,7 @@ func (n *Node) readPlaces() error {
 // there has none.
 func (g *Group) Cookies(slot uint8) ([]uint64, error) {
 	g.node.mu.Lock()
-	p := g.node.places[slot][g.number]
+	p := g.node.places[g.place(slot)][g.number]
 	g.node.mu.Unlock()
 	cookies := make([]uint64, p.Workers)
 	for w := range cookies {

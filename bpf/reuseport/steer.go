@@ -14,6 +14,7 @@
 package reuseport
 
 //go:generate go tool bpf2go -target bpfel -type address -type listener -type place_key -type place -type tally -type source -type reason -type choice steer steer.c -- -I../include -O2 -g -Wall -Werror -idirafter /usr/include/x86_64-linux-gnu
+//go:generate go tool bpf2go -target bpfel datagram datagram.c -- -I../include -O2 -g -Wall -Werror -idirafter /usr/include/x86_64-linux-gnu
 
 import (
 	"errors"
@@ -23,6 +24,8 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf"
+
+	"github.com/baton-mesh/baton/bpf/cidkeys"
 )
 
 // The fixed shape of the maps.
@@ -42,6 +45,8 @@ const (
 type Node struct {
 	dir       string // where things are pinned; empty: nowhere
 	prog      *ebpf.Program
+	datagram  *ebpf.Program // nil until Datagrams, as flows
+	flows     *ebpf.Map
 	shift     *ebpf.Map
 	probes    *ebpf.Map
 	listeners *ebpf.Map
@@ -54,8 +59,8 @@ type Node struct {
 	arms      []uint64 // armed, mapped
 
 	mu     sync.Mutex
-	places [Slots]map[uint32]steerPlace // by slot and listener, as in placeOf
-	ranges ranges                       // of sockets that have a place
+	places [2 * Slots]map[uint32]steerPlace // by slot and listener, as in placeOf
+	ranges ranges                           // of sockets that have a place
 }
 
 // maps are the maps that live as long as the node, by name.
@@ -151,6 +156,57 @@ func load(dir string, provide func(*Node, *ebpf.MapSpec, string) (*ebpf.Map, err
 	return n, n.pin(steerProgSteer, n.prog)
 }
 
+// Datagrams loads the program of groups of UDP sockets, which needs the node's
+// number: connection IDs that name another node are no flow of this one. keys
+// reads the encrypted ones. It comes before the first group of UDP.
+func (n *Node) Datagrams(serverID uint32, keys *cidkeys.Table) error {
+	spec, err := loadDatagram()
+	if err != nil {
+		return err
+	}
+	if err := spec.Variables[datagramVarSERVER_ID].Set(serverID); err != nil {
+		return fmt.Errorf("set the node's number: %w", err)
+	}
+	if n.flows == nil {
+		if n.flows, err = n.makeFlows(spec.Maps[datagramMapFlows]); err != nil {
+			return err
+		}
+	}
+	replacements := map[string]*ebpf.Map{cidkeys.MapName: keys.Map(), datagramMapFlows: n.flows}
+	for name, m := range n.maps() {
+		if spec.Maps[name] != nil {
+			replacements[name] = *m
+		}
+	}
+	var objs datagramPrograms
+	if err := spec.LoadAndAssign(&objs, &ebpf.CollectionOptions{MapReplacements: replacements}); err != nil {
+		return fmt.Errorf("load sk_reuseport for datagrams: %w", err)
+	}
+	if n.datagram != nil {
+		n.datagram.Close()
+	}
+	n.datagram = objs.Datagram
+	return n.pin(datagramProgDatagram, n.datagram)
+}
+
+// makeFlows finds the flows that an earlier process remembered, or begins anew.
+func (n *Node) makeFlows(spec *ebpf.MapSpec) (*ebpf.Map, error) {
+	if n.dir != "" {
+		m, err := ebpf.LoadPinnedMap(n.path(datagramMapFlows), nil)
+		if err == nil && spec.Compatible(m) == nil {
+			return m, nil
+		}
+		if err == nil {
+			m.Close()
+		}
+	}
+	m, err := ebpf.NewMap(spec)
+	if err != nil {
+		return nil, fmt.Errorf("make map %s: %w", datagramMapFlows, err)
+	}
+	return m, n.pin(datagramMapFlows, m)
+}
+
 func (n *Node) path(name string) string { return filepath.Join(n.dir, name) }
 
 // pin puts an object under its name in the place of what may have it.
@@ -182,8 +238,13 @@ func (n *Node) Close() error {
 			errs = append(errs, (*m).Close())
 		}
 	}
-	if n.prog != nil {
-		errs = append(errs, n.prog.Close())
+	if n.flows != nil {
+		errs = append(errs, n.flows.Close())
+	}
+	for _, p := range []*ebpf.Program{n.prog, n.datagram} {
+		if p != nil {
+			errs = append(errs, p.Close())
+		}
 	}
 	return errors.Join(errs...)
 }

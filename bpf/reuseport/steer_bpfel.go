@@ -33,8 +33,8 @@ const (
 type steerListener struct {
 	_      structs.HostLayout
 	Number uint32
-	Pad    uint32
-	Runs   [8]uint64
+	Forget uint32
+	Runs   [12]uint64
 }
 
 type steerPlace struct {
@@ -62,7 +62,11 @@ const (
 	steerReasonREASON_MIGRATED      steerReason = 5
 	steerReasonREASON_LOST          steerReason = 6
 	steerReasonREASON_WORKER_MISSED steerReason = 7
-	steerReasonREASONS              steerReason = 8
+	steerReasonREASON_NAMED         steerReason = 8
+	steerReasonREASON_REMEMBERED    steerReason = 9
+	steerReasonREASON_RESET         steerReason = 10
+	steerReasonREASON_STRANGER      steerReason = 11
+	steerReasonREASONS              steerReason = 12
 )
 
 type steerSource struct {
@@ -74,7 +78,7 @@ type steerSource struct {
 
 type steerTally struct {
 	_    structs.HostLayout
-	Runs [8]uint64
+	Runs [12]uint64
 }
 
 // Names of all BPF objects in the ELF.

@@ -1,0 +1,488 @@
+package reuseport
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/bpf/cidkeys"
+	"github.com/baton-mesh/baton/quicid"
+)
+
+const (
+	nodeID       = 42
+	workersOfLab = 2
+)
+
+// datagramLab is one group of UDP sockets: a sink, and workers in slots.
+type datagramLab struct {
+	t       *testing.T
+	node    *Node
+	group   *Group
+	keys    *cidkeys.Table
+	sink    *net.UDPConn
+	address netip.AddrPort
+	sockets map[uint8][]*net.UDPConn
+}
+
+// newDatagramLab makes a group of QUIC, or with a time to forget of plain UDP.
+func newDatagramLab(t *testing.T, forget time.Duration, slots ...uint8) *datagramLab {
+	t.Helper()
+	l := &datagramLab{t: t, sockets: map[uint8][]*net.UDPConn{}}
+	var err error
+	if l.node, err = Open(""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.node.Close() })
+	if l.keys, err = cidkeys.New(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.keys.Close() })
+	if err := l.node.Datagrams(nodeID, l.keys); err != nil {
+		t.Fatal(err)
+	}
+	l.sink = l.bind("127.0.0.1:0")
+	l.address = l.sink.LocalAddr().(*net.UDPAddr).AddrPort()
+	if l.group, err = l.node.Group(1, Address{AddrPort: l.address, UDP: true, Forget: forget}); err != nil {
+		t.Fatal(err)
+	}
+	control(t, l.sink, func(fd int) error { return l.group.Attach(fd) })
+	control(t, l.sink, func(fd int) error { return l.group.SetSink(fd) })
+	for _, slot := range slots {
+		l.fill(slot)
+	}
+	if len(slots) > 0 {
+		l.shift(slots[0])
+	}
+	return l
+}
+
+func (l *datagramLab) bind(address string) *net.UDPConn {
+	l.t.Helper()
+	lc := net.ListenConfig{Control: reusePort}
+	c, err := lc.ListenPacket(l.t.Context(), "udp4", address)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(func() { c.Close() })
+	return c.(*net.UDPConn)
+}
+
+func (l *datagramLab) fill(slot uint8) {
+	l.t.Helper()
+	var fds []int
+	for range workersOfLab {
+		c := l.bind(l.address.String())
+		l.sockets[slot] = append(l.sockets[slot], c)
+		control(l.t, c, func(fd int) error { fds = append(fds, fd); return nil })
+	}
+	if err := l.group.Fill(slot, ByHash, fds); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+func (l *datagramLab) shift(slot uint8) {
+	l.node.SetShift(All, Shift{Current: slot, Other: slot, Salt: 7})
+}
+
+func (l *datagramLab) kill(slot uint8) {
+	for _, c := range l.sockets[slot] {
+		c.Close()
+	}
+}
+
+// place is where a datagram has arrived.
+type place struct {
+	slot   int // NoSlot: the sink
+	worker int
+}
+
+var inSink = place{NoSlot, 0}
+
+// send sends a datagram and finds it, wherever it is.
+func (l *datagramLab) send(from net.Conn, datagram []byte) place {
+	l.t.Helper()
+	if _, err := from.Write(datagram); err != nil {
+		l.t.Fatalf("send: %v", err)
+	}
+	// On loopback it is in its queue when the write returns.
+	b := make([]byte, 4096)
+	look := func(c *net.UDPConn) bool {
+		c.SetReadDeadline(time.Now().Add(-time.Second))
+		found := false
+		control(l.t, c, func(fd int) error {
+			n, _, err := unix.Recvfrom(fd, b, unix.MSG_DONTWAIT)
+			found = err == nil && bytes.Equal(b[:n], datagram)
+			return nil
+		})
+		return found
+	}
+	for slot, workers := range l.sockets {
+		for w, c := range workers {
+			if isOpen(c) && look(c) {
+				return place{int(slot), w}
+			}
+		}
+	}
+	if look(l.sink) {
+		return inSink
+	}
+	l.t.Fatalf("%x arrived nowhere", datagram)
+	return place{}
+}
+
+func isOpen(c *net.UDPConn) bool {
+	_, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	return !errors.Is(c.SetReadDeadline(time.Time{}), net.ErrClosed)
+}
+
+func (l *datagramLab) client() net.Conn {
+	l.t.Helper()
+	c, err := net.Dial("udp4", l.address.String())
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func (l *datagramLab) counted(slot int, reason Reason) uint64 {
+	l.t.Helper()
+	c, err := l.node.Counters(slot)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return c[reason]
+}
+
+func reusePort(_, _ string, c syscall.RawConn) error {
+	var failed error
+	err := c.Control(func(fd uintptr) { failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
+	return errors.Join(err, failed)
+}
+
+func control(t *testing.T, c *net.UDPConn, do func(fd int) error) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var failed error
+	if err := errors.Join(raw.Control(func(fd uintptr) { failed = do(int(fd)) }), failed); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// initial is a packet with a long header.
+func initial(dcid []byte) []byte {
+	p := binary.BigEndian.AppendUint32([]byte{0xc3}, 1)
+	p = append(append(p, byte(len(dcid))), dcid...)
+	return append(p, make([]byte, 60)...)
+}
+
+func short(dcid []byte) []byte {
+	return append(append([]byte{0x43}, dcid...), make([]byte, 40)...)
+}
+
+func cid(id quicid.ID) []byte {
+	var c [quicid.Len]byte
+	var random [quicid.RandomLen]byte
+	binary.NativeEndian.PutUint64(random[:], rand.Uint64())
+	quicid.Encode(&c, id, random)
+	return c[:]
+}
+
+func randomID(n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(rand.Uint32())
+	}
+	return b
+}
+
+// A connection stays with the slot and worker that its ID names, whatever the
+// shift, the type of the packet and the client's address.
+func TestNamedPacketsStay(t *testing.T) {
+	l := newDatagramLab(t, 0, 1, 2, 3)
+	for _, current := range []uint8{1, 2} {
+		l.shift(current)
+		for slot := uint8(1); slot <= 3; slot++ {
+			for worker := range workersOfLab {
+				id := cid(quicid.ID{ServerID: nodeID, Slot: slot, Worker: uint8(worker)})
+				for _, p := range [][]byte{short(id), initial(id), append([]byte{0x83}, initial(id)[1:]...)} {
+					if got := l.send(l.client(), p); got != (place{int(slot), worker}) {
+						t.Errorf("current %d: a packet of slot %d, worker %d arrived at %v", current, slot, worker, got)
+					}
+				}
+			}
+		}
+	}
+	if n := l.counted(3, Named); n != 2*workersOfLab*3 {
+		t.Errorf("%d named, want %d", n, 2*workersOfLab*3)
+	}
+}
+
+func TestEncryptedIDsAreRead(t *testing.T) {
+	l := newDatagramLab(t, 0, 1, 2)
+	key := quicid.Key{1, 2, 3}
+	keys, err := quicid.NewKeys(map[quicid.Config]quicid.Key{5: key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var id [quicid.Len]byte
+	keys.Encode(&id, 5, quicid.ID{ServerID: nodeID, Slot: 2, Worker: 1}, [quicid.RandomLen]byte{9})
+	if got := l.send(l.client(), short(id[:])); got != inSink {
+		t.Errorf("without the key at %v", got)
+	}
+	if err := l.keys.Set(5, key); err != nil {
+		t.Fatal(err)
+	}
+	if got := l.send(l.client(), short(id[:])); got != (place{2, 1}) {
+		t.Errorf("with the key at %v", got)
+	}
+}
+
+// The second datagram of a first flight goes where the first went, though the
+// shift has moved in between; so does one that is sent again from elsewhere.
+func TestFirstFlightIsRemembered(t *testing.T) {
+	l := newDatagramLab(t, 0, 1, 2)
+	for range 20 {
+		l.shift(1)
+		first := initial(randomID(8 + rand.IntN(13)))
+		c := l.client()
+		at := l.send(c, first)
+		if at.slot != 1 {
+			t.Fatalf("a new connection at %v", at)
+		}
+		l.shift(2)
+		for _, from := range []net.Conn{c, l.client()} {
+			if got := l.send(from, first); got != at {
+				t.Errorf("remembered at %v, the next one at %v", at, got)
+			}
+		}
+		if got := l.send(c, initial(randomID(8))); got.slot != 2 {
+			t.Errorf("another connection of the same client at %v", got)
+		}
+	}
+	if l.counted(1, Remembered) != 40 {
+		t.Errorf("%d remembered, want 40", l.counted(1, Remembered))
+	}
+}
+
+// Of a dead slot the current one hears. One that lives is never replaced.
+func TestDeadAndLivingSlots(t *testing.T) {
+	l := newDatagramLab(t, 0, 1, 2)
+	id := short(cid(quicid.ID{ServerID: nodeID, Slot: 2, Worker: 1}))
+	c := l.client()
+	l.kill(2)
+	if got := l.send(c, id); got != inSink {
+		t.Errorf("a slot that lives, without sockets: at %v", got)
+	}
+	if err := l.node.EmptyDatagrams(2); err != nil {
+		t.Fatal(err)
+	}
+	if got := l.send(c, id); got.slot != 1 {
+		t.Errorf("a dead slot: at %v", got)
+	}
+	if l.counted(1, Reset) != 1 || l.counted(NoSlot, Stranger) != 1 {
+		t.Errorf("%d resets, %d strangers", l.counted(1, Reset), l.counted(NoSlot, Stranger))
+	}
+	// The same for a worker that the slot never had.
+	if got := l.send(c, short(cid(quicid.ID{ServerID: nodeID, Slot: 1, Worker: 9}))); got != inSink {
+		t.Errorf("a worker that is not there: at %v", got)
+	}
+}
+
+// Packets that are nobody's reach nobody, and the sender hears nothing.
+func TestStrangersAreNotAnswered(t *testing.T) {
+	l := newDatagramLab(t, 0, 1)
+	c := l.client()
+	for name, p := range map[string][]byte{
+		"another node's":    short(cid(quicid.ID{ServerID: nodeID + 1, Slot: 1})),
+		"random":            short(randomID(17)),
+		"not routable":      short(append([]byte{0xf0}, randomID(16)...)),
+		"short for a CID":   {0x40, 1, 2, 3},
+		"one octet":         {0x40},
+		"long and cut":      initial(randomID(20))[:20],
+		"an ID of 21":       append(initial(nil)[:5], append([]byte{21}, make([]byte, 60)...)...),
+		"an ID of 255":      append(initial(nil)[:5], append([]byte{255}, make([]byte, 60)...)...),
+		"encrypted, no key": short(append([]byte{0x30}, randomID(16)...)),
+	} {
+		if got := l.send(c, p); got != inSink {
+			t.Errorf("%s: at %v", name, got)
+		}
+	}
+	// An ICMP error would show at the next use of a connected socket.
+	c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	if _, err := c.Read(make([]byte, 1)); !os.IsTimeout(err) {
+		t.Errorf("the sender heard %v", err)
+	}
+	// A long header that names another node begins a connection like any other.
+	if got := l.send(c, initial(cid(quicid.ID{ServerID: nodeID + 1, Slot: 7}))); got.slot != 1 {
+		t.Errorf("a first ID that looks like another node's: at %v", got)
+	}
+}
+
+// No ID that a client draws brings it to a slot that drains.
+// BATON_TEST_DCIDS=1000000 draws as many.
+func TestRandomIDsAvoidDrainingSlots(t *testing.T) {
+	draws := 5000
+	if n, err := strconv.Atoi(os.Getenv("BATON_TEST_DCIDS")); err == nil {
+		draws = n
+	}
+	l := newDatagramLab(t, 0, 1, 2, 3)
+	l.shift(2)
+	c := l.client()
+	for i := range draws {
+		p := initial(randomID(8 + i%13))
+		if _, err := c.Write(p); err != nil {
+			t.Fatal(err)
+		}
+		if i%64 == 63 {
+			l.discard()
+		}
+	}
+	if n := l.counted(2, Current); n != uint64(draws) {
+		t.Errorf("%d of %d at the current slot", n, draws)
+	}
+}
+
+// discard empties every queue.
+func (l *datagramLab) discard() {
+	b := make([]byte, 4096)
+	for _, workers := range l.sockets {
+		for _, c := range workers {
+			control(l.t, c, func(fd int) error {
+				for {
+					if _, _, err := unix.Recvfrom(fd, b, unix.MSG_DONTWAIT); err != nil {
+						return nil
+					}
+				}
+			})
+		}
+	}
+}
+
+// A flow of UDP stays where it began until it is silent.
+func TestFlowsOfAddresses(t *testing.T) {
+	const forget = 300 * time.Millisecond
+	l := newDatagramLab(t, forget, 1, 2)
+	c := l.client()
+	at := l.send(c, []byte("one"))
+	if at.slot != 1 {
+		t.Fatalf("a new flow at %v", at)
+	}
+	l.shift(2)
+	for start := time.Now(); time.Since(start) < 2*forget; time.Sleep(forget / 10) {
+		if got := l.send(c, []byte("again")); got != at {
+			t.Fatalf("at %v, then at %v", at, got)
+		}
+	}
+	if got := l.send(l.client(), []byte("other")); got.slot != 2 {
+		t.Errorf("another flow at %v", got)
+	}
+	time.Sleep(forget + 50*time.Millisecond)
+	if got := l.send(c, []byte("late")); got.slot != 2 {
+		t.Errorf("after its silence at %v", got)
+	}
+	// With the slot it goes at once.
+	l.shift(1)
+	l.kill(2)
+	if err := l.node.EmptyDatagrams(2); err != nil {
+		t.Fatal(err)
+	}
+	if got := l.send(c, []byte("orphan")); got.slot != 1 {
+		t.Errorf("after the death of its slot at %v", got)
+	}
+}
+
+// A flow that goes on where new ones go is not moved by its silence.
+func TestSilentFlowOfTheCurrentSlot(t *testing.T) {
+	l := newDatagramLab(t, 50*time.Millisecond, 1)
+	c := l.client()
+	at := l.send(c, []byte("one"))
+	time.Sleep(100 * time.Millisecond)
+	if got := l.send(c, []byte("two")); got != at {
+		t.Errorf("at %v, then at %v", at, got)
+	}
+}
+
+func TestProbesOfDatagrams(t *testing.T) {
+	for name, p := range map[string]struct {
+		forget   time.Duration
+		datagram []byte
+	}{"QUIC": {0, initial(randomID(8))}, "UDP": {time.Minute, []byte("word")}} {
+		t.Run(name, func(t *testing.T) {
+			l := newDatagramLab(t, p.forget, 1, 2)
+			c := l.client()
+			from := c.LocalAddr().(*net.UDPAddr).AddrPort()
+			if err := l.node.Steer(from, 2); err != nil {
+				t.Fatal(err)
+			}
+			if got := l.send(c, p.datagram); got.slot != 2 || l.counted(2, Probe) != 1 {
+				t.Errorf("the probe is at %v", got)
+			}
+			if got := l.send(l.client(), append(p.datagram[:len(p.datagram):len(p.datagram)], 1)); name == "UDP" && got.slot != 1 {
+				t.Errorf("another client's is at %v", got)
+			}
+		})
+	}
+}
+
+// Nobody serves: datagrams go to the sink, which is silent.
+func TestNobodyTakesDatagrams(t *testing.T) {
+	for _, forget := range []time.Duration{0, time.Minute} {
+		l := newDatagramLab(t, forget)
+		if got := l.send(l.client(), initial(randomID(8))); got != inSink {
+			t.Errorf("at %v", got)
+		}
+	}
+}
+
+// The ramp gives a connection to one of the two, and the whole first flight with it.
+func TestRampOfDatagrams(t *testing.T) {
+	l := newDatagramLab(t, 0, 1, 2)
+	l.node.SetShift(All, Shift{Current: 1, Other: 2, Weight: 1 << 15, Salt: 11})
+	got := map[int]int{}
+	for range 400 {
+		c, p := l.client(), initial(randomID(8))
+		at := l.send(c, p)
+		if again := l.send(c, p); again != at {
+			t.Fatalf("at %v, then at %v", at, again)
+		}
+		got[at.slot]++
+		c.Close()
+	}
+	if got[1] < 120 || got[2] < 120 { // 200 each; 8 sigma
+		t.Errorf("%v", got)
+	}
+	if l.counted(2, Ramped) != uint64(got[2]) {
+		t.Errorf("%d ramped, %d arrived", l.counted(2, Ramped), got[2])
+	}
+}
+
+// The two kinds of sockets of a slot are emptied apart.
+func TestEmptyLeavesDatagrams(t *testing.T) {
+	l := newDatagramLab(t, 0, 1, 2)
+	if err := l.node.Empty(2); err != nil {
+		t.Fatal(err)
+	}
+	id := short(cid(quicid.ID{ServerID: nodeID, Slot: 2}))
+	if got := l.send(l.client(), id); got != (place{2, 0}) {
+		t.Errorf("at %v", got)
+	}
+}
