@@ -125,8 +125,7 @@ static __noinline bool steer_new(struct sk_reuseport_md *ctx, struct listener *l
 	struct flow *known = bpf_map_lookup_elem(&flows, key), f = {.seen = now};
 	__u32 *candidate;
 
-	/* Silence ends a flow. One that goes on where new ones go need not end. */
-	if (known && (now - known->seen < forget * NS_PER_MS || known->slot == current) && is_alive(known->slot) &&
+	if (known && now - known->seen < forget * NS_PER_MS && is_alive(known->slot) &&
 	    give_worker(ctx, known->slot, number, known->worker) == DRAWN) {
 		known->seen = now;
 		count(l, known->slot, REASON_REMEMBERED);

@@ -410,14 +410,22 @@ func TestFlowsOfAddresses(t *testing.T) {
 	}
 }
 
-// A flow that goes on where new ones go is not moved by its silence.
-func TestSilentFlowOfTheCurrentSlot(t *testing.T) {
-	l := newDatagramLab(t, 50*time.Millisecond, 1)
-	c := l.client()
-	at := l.send(c, []byte("one"))
-	time.Sleep(100 * time.Millisecond)
-	if got := l.send(c, []byte("two")); got != at {
-		t.Errorf("at %v, then at %v", at, got)
+// Every octet of an ID tells connections apart, and so does its length.
+func TestFirstIDsThatAreAlike(t *testing.T) {
+	l := newDatagramLab(t, 0, 1, 2)
+	id := append(randomID(8), 5, 0)
+	l.shift(1)
+	l.send(l.client(), initial(id[:9]))
+	l.shift(2)
+	for name, other := range map[string][]byte{
+		"shorter":             id[:8],
+		"longer by a zero":    id,
+		"another last octet":  append(id[:8:8], 6),
+		"another first octet": append([]byte{id[0] + 1}, id[1:9]...),
+	} {
+		if got := l.send(l.client(), initial(other)); got.slot != 2 {
+			t.Errorf("%s: at %v", name, got)
+		}
 	}
 }
 
