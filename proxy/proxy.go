@@ -81,7 +81,9 @@ func New(cfg *config.Config, opts Options) (*Generation, error) {
 		tables:    make(map[string]*router.Table),
 	}
 	for _, l := range cfg.Listeners {
-		if _, ok := opts.Ledger.Listener(l.Name); !ok {
+		_, streams := opts.Ledger.Listener(l.Name)
+		_, datagrams := opts.Ledger.Listener(l.Name + contract.UDPSuffix)
+		if l.Protocol.HasStreams() && !streams || l.HasDatagrams() && !datagrams {
 			opts.Log.Warn("the ledger is not made for this configuration: none is kept", "listener", l.Name)
 			g.opts.Ledger = nil
 		}

@@ -72,6 +72,9 @@ type generation struct {
 	removeOnce sync.Once
 	dead       atomic.Bool
 	sockets    map[string][]socket // our copies, until socketOnce closes them
+	datagrams  map[string][]socket // UDP: our copies, until datagramOnce closes them
+
+	datagramOnce sync.Once
 
 	dialed, probed atomic.Uint64 // probes begun, and those that were answered
 	lastAccount    atomic.Pointer[map[string]flows.Counts]
@@ -98,7 +101,13 @@ func (g *generation) leftover() bool { return g.recipe == nil }
 func (g *generation) alive() bool { return !g.dead.Load() }
 
 // closeSockets closes our copies, once.
-func (g *generation) closeSockets() { g.socketOnce.Do(func() { closeAll(g.sockets) }) }
+func (g *generation) closeSockets() {
+	g.socketOnce.Do(func() { closeAll(g.sockets) })
+	g.closeDatagrams()
+}
+
+// closeDatagrams leaves the UDP sockets to the process alone.
+func (g *generation) closeDatagrams() { g.datagramOnce.Do(func() { closeAll(g.datagrams) }) }
 
 // squeeze ends the drain as soon as the generation can be told.
 func (g *generation) squeeze() { g.squeezeMe.Do(func() { close(g.squeezed) }) }

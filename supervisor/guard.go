@@ -22,10 +22,12 @@ func (s *Supervisor) protect(g *generation) {
 	if s.guard == nil {
 		return
 	}
-	for name, workers := range g.sockets {
-		for _, sock := range workers {
-			if err := s.guard.Protect(sock.fd, g.slot); err != nil {
-				s.log.Error("a generation's socket is not guarded", "generation", g.id, "listener", name, "error", err)
+	for _, sockets := range []map[string][]socket{g.sockets, g.datagrams} {
+		for name, workers := range sockets {
+			for _, sock := range workers {
+				if err := s.guard.Protect(sock.fd, g.slot); err != nil {
+					s.log.Error("a generation's socket is not guarded", "generation", g.id, "listener", name, "error", err)
+				}
 			}
 		}
 	}

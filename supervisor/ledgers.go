@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/baton-mesh/baton/proxy/contract"
 	"github.com/baton-mesh/baton/proxy/ledger"
 )
 
@@ -41,7 +42,13 @@ func (s *Supervisor) openBook(g *generation) error {
 	}
 	o := ledger.Options{Generation: g.id, ServerID: c.Node.ServerID}
 	for _, l := range c.Listeners {
-		o.Listeners = append(o.Listeners, l.Name)
+		if l.Protocol.HasStreams() {
+			o.Listeners = append(o.Listeners, l.Name)
+		}
+		if l.HasDatagrams() {
+			// On their own: flows of TCP are compared with what the kernel counts.
+			o.Listeners = append(o.Listeners, l.Name+contract.UDPSuffix)
+		}
 	}
 	for _, r := range c.Routes {
 		o.Routes = append(o.Routes, r.Name)

@@ -73,6 +73,14 @@ func (s *Supervisor) probe(ctx context.Context, r *release) error {
 }
 
 func (s *Supervisor) probeListener(ctx context.Context, by *steering, g *generation, l config.Listener) error {
+	if l.HTTP3 {
+		if err := s.probeHTTP3(ctx, by, g, l); err != nil {
+			return fmt.Errorf("HTTP/3: %w", err)
+		}
+	}
+	if !l.Protocol.HasStreams() {
+		return nil // no datagram has an answer that could be waited for
+	}
 	group := by.listener(l.Name).group
 	before, err := group.Counters()
 	if err != nil {
@@ -226,10 +234,8 @@ func probeHTTP(ctx context.Context, conn net.Conn) error {
 	if err != nil {
 		return err
 	}
-	req.Header.Set("User-Agent", "baton-probe")
-	req.Header.Set("Baton-Probe", "1")
+	prepareProbe(ctx, req)
 	req.Close = true
-	otel.GetTextMapPropagator().Inject(ctx, propagation.HeaderCarrier(req.Header))
 	if err := req.Write(conn); err != nil {
 		return fmt.Errorf("send: %w", err)
 	}
@@ -238,6 +244,17 @@ func probeHTTP(ctx context.Context, conn net.Conn) error {
 		return fmt.Errorf("read the response: %w", err)
 	}
 	defer resp.Body.Close()
+	return wholeBody(resp)
+}
+
+// prepareProbe says of a request that it is a probe, and of which trace.
+func prepareProbe(ctx context.Context, req *http.Request) {
+	req.Header.Set("User-Agent", "baton-probe")
+	req.Header.Set("Baton-Probe", "1")
+	otel.GetTextMapPropagator().Inject(ctx, propagation.HeaderCarrier(req.Header))
+}
+
+func wholeBody(resp *http.Response) error {
 	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
 		return fmt.Errorf("read the response's body: %w", err)
 	}

@@ -62,6 +62,9 @@ func (s *Supervisor) watch(g *generation) {
 
 	if !g.leftover() {
 		s.steering.empty(g.slot)
+		if d := s.steering.datagramGroups(); d != nil {
+			d.dead(g.slot)
+		}
 		if err := s.steering.fence(); err != nil {
 			s.log.Error("fence", "error", err)
 		}
@@ -134,6 +137,9 @@ func (s *Supervisor) removed(g *generation) { g.removeOnce.Do(func() { s.remove(
 func (s *Supervisor) remove(g *generation) {
 	g.closeSockets()
 	g.book.close()
+	if d := s.steering.datagramGroups(); d != nil && !g.leftover() {
+		d.dead(g.slot) // again, should it have ended before it was put there
+	}
 	g.process.Close()
 	if g.recipe != nil {
 		g.recipe.binary.Close()

@@ -21,16 +21,21 @@ type socket struct {
 // bind makes a socket bound to the listener's address that may share it with
 // other sockets of this user, not yet listening.
 func bind(l config.Listener, nonblocking bool) (socket, error) {
+	// IPPROTO_TCP, not MPTCP: no reuseport program can be attached to that.
+	return bindAs(l, nonblocking, unix.SOCK_STREAM, unix.IPPROTO_TCP)
+}
+
+func bindAs(l config.Listener, nonblocking bool, typ, protocol int) (socket, error) {
 	addr := l.AddrPort()
-	family, typ := unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC
+	family := unix.AF_INET6
+	typ |= unix.SOCK_CLOEXEC
 	if addr.Addr().Unmap().Is4() {
 		family = unix.AF_INET
 	}
 	if nonblocking {
 		typ |= unix.SOCK_NONBLOCK
 	}
-	// IPPROTO_TCP, not MPTCP: no reuseport program can be attached to that.
-	fd, err := unix.Socket(family, typ, unix.IPPROTO_TCP)
+	fd, err := unix.Socket(family, typ, protocol)
 	if err != nil {
 		return socket{}, fmt.Errorf("socket for listener %s: %w", l.Name, err)
 	}
@@ -106,6 +111,9 @@ func bindAll(c *config.Config) (all map[string][]socket, err error) {
 		}
 	}()
 	for _, l := range c.Listeners {
+		if !l.Protocol.HasStreams() {
+			continue
+		}
 		for range l.Workers {
 			s, err := bind(l, c.Proxy.Nonblocking)
 			if err != nil {

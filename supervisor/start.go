@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/baton-mesh/baton/bpf/reuseport"
+	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/proxy/contract"
 	"github.com/baton-mesh/baton/supervisor/spawn"
 )
@@ -33,6 +34,12 @@ func (s *Supervisor) start(ctx context.Context, r *release) error {
 	// that no shift names gets nothing else.
 	if err := s.steering.fill(g.slot, r.recipe.config, g.sockets); err != nil {
 		return err
+	}
+	if len(g.datagrams) > 0 {
+		if err := s.steering.datagramGroups().fill(g.slot, r.recipe.config, g.datagrams); err != nil {
+			return err
+		}
+		g.closeDatagrams()
 	}
 
 	timeout := r.recipe.config.Release.ReadyTimeout
@@ -108,6 +115,9 @@ func (s *Supervisor) fork(what *recipe) (_ *generation, err error) {
 			g.book.close()
 		}
 	}()
+	if g.datagrams, err = s.bindDatagrams(what.config); err != nil {
+		return nil, err
+	}
 	if err := s.number(g); err != nil {
 		return nil, err
 	}
@@ -141,6 +151,15 @@ func (s *Supervisor) fork(what *recipe) (_ *generation, err error) {
 	return g, nil
 }
 
+// bindDatagrams makes a generation's UDP sockets, where it has any.
+func (s *Supervisor) bindDatagrams(c *config.Config) (map[string][]socket, error) {
+	d := s.steering.datagramGroups()
+	if d == nil {
+		return nil, withoutDatagrams(c, s.steering.mode())
+	}
+	return d.bind(c)
+}
+
 // number gives a generation its number and a slot, on disk before in use.
 func (s *Supervisor) number(g *generation) error {
 	s.mu.Lock()
@@ -169,6 +188,12 @@ func (s *Supervisor) spawn(g *generation) (*spawn.Process, error) {
 		for _, sock := range g.sockets[l.Name] {
 			files = append(files, sock.fd)
 			names = append(names, l.Name)
+		}
+	}
+	for _, l := range c.Listeners { // UDP behind TCP
+		for _, sock := range g.datagrams[l.Name] {
+			files = append(files, sock.fd)
+			names = append(names, l.Name+contract.UDPSuffix)
 		}
 	}
 	env := append(inheritedEnv(),

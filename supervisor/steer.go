@@ -24,6 +24,8 @@ type steering struct {
 	byName    map[string]*listener
 	sinks     sync.Map // cookies of the sockets that are sinks
 
+	datagrams *datagrams
+
 	queuesMu sync.Mutex
 	queues   *iter.Queues
 }
@@ -68,10 +70,14 @@ func openSteering(listeners []config.Listener, pins string, attach bool) (_ *ste
 	if s.node, err = reuseport.Open(pins); err != nil {
 		return nil, err
 	}
+	s.datagrams = &datagrams{node: s.node, attach: attach}
 	if s.queues, err = iter.Open(); err != nil {
 		return nil, err
 	}
 	for i, conf := range listeners {
+		if !conf.Protocol.HasStreams() {
+			continue
+		}
 		group, err := s.node.Group(uint32(i+1), reuseport.Address{AddrPort: conf.AddrPort(), DualStack: conf.DualStack})
 		if err != nil {
 			return nil, err
@@ -171,15 +177,14 @@ func (s *steering) listener(name string) *listener { return s.byName[name] }
 // fill arms a slot: after it a probe or a shift may name it.
 func (s *steering) fill(slot uint8, c *config.Config, sockets map[string][]socket) error {
 	for _, conf := range c.Listeners {
-		choice := reuseport.ByHash
-		if conf.WorkerChoice == config.ByCPU {
-			choice = reuseport.ByCPU
+		if !conf.Protocol.HasStreams() {
+			continue
 		}
 		var fds []int
 		for _, sock := range sockets[conf.Name] {
 			fds = append(fds, sock.fd)
 		}
-		if err := s.listener(conf.Name).group.Fill(slot, choice, fds); err != nil {
+		if err := s.listener(conf.Name).group.Fill(slot, choiceOf(conf), fds); err != nil {
 			return err
 		}
 	}
@@ -312,6 +317,9 @@ func (s *steering) close() error {
 	var errs []error
 	for _, l := range s.listeners {
 		l.closeSink()
+	}
+	if s.datagrams != nil {
+		errs = append(errs, s.datagrams.close())
 	}
 	if s.queues != nil {
 		errs = append(errs, s.queues.Close())

@@ -25,6 +25,9 @@ type steerer interface {
 	// slot give nothing any more.
 	fill(slot uint8, c *config.Config, sockets map[string][]socket) error
 	empty(slot uint8)
+	// datagramGroups are the groups of UDP sockets; nil: this mode has none.
+	datagramGroups() *datagrams
+
 	// shift moves new flows, fence returns when nothing is on its way by the
 	// shift before.
 	shift(to reuseport.Shift)
@@ -65,6 +68,8 @@ func (s *steering) chooses() bool { return true }
 func (s *steering) refuse(*release) error { return nil }
 
 func (s *steering) bind(c *config.Config) (map[string][]socket, error) { return bindAll(c) }
+
+func (s *steering) datagramGroups() *datagrams { return s.datagrams }
 
 func (s *steering) fence() error { return s.node.Fence() }
 

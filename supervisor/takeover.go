@@ -41,6 +41,9 @@ type sharedSocket struct {
 // supervisor still serves. Where that cannot be, both listen side by side until
 // the earlier one has been drained, and log says so.
 func openTakeover(c *config.Config, left []*generation, log *slog.Logger) (_ *takeover, err error) {
+	if err := withoutDatagrams(c, config.SteeringTakeover); err != nil {
+		return nil, err
+	}
 	t := &takeover{nonblocking: c.Proxy.Nonblocking}
 	for _, conf := range c.Listeners {
 		s, err := adopt(conf, t.nonblocking, left)
@@ -127,10 +130,14 @@ func (t *takeover) named(name string) *sharedSocket {
 func (t *takeover) fill(uint8, *config.Config, map[string][]socket) error { return nil }
 func (t *takeover) empty(uint8)                                           {}
 func (t *takeover) shift(reuseport.Shift)                                 {}
-func (t *takeover) fence() error                                          { return nil }
-func (t *takeover) counts(int) (reuseport.Counts, error)                  { return reuseport.Counts{}, nil }
-func (t *takeover) emptySinks() error                                     { return nil }
-func (t *takeover) detach()                                               {}
+
+// datagramGroups: a socket that two generations read has no flow of either.
+func (t *takeover) datagramGroups() *datagrams { return nil }
+
+func (t *takeover) fence() error                         { return nil }
+func (t *takeover) counts(int) (reuseport.Counts, error) { return reuseport.Counts{}, nil }
+func (t *takeover) emptySinks() error                    { return nil }
+func (t *takeover) detach()                              {}
 
 // inSlot counts the sockets that listen. One that was shut down listens again
 // when it returns, and is counted as gone this once: who asks first has a

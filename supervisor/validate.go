@@ -128,7 +128,7 @@ func (s *Supervisor) sameListeners(c *config.Config) error {
 		}
 	}
 	for _, want := range c.Listeners {
-		if !s.steering.has(want.Name) {
+		if want.Protocol.HasStreams() && !s.steering.has(want.Name) {
 			problems = append(problems, fmt.Sprintf("listener %s would be added", want.Name))
 		}
 	}

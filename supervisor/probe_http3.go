@@ -1,0 +1,75 @@
+package supervisor
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+
+	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3"
+
+	"github.com/baton-mesh/baton/bpf/reuseport"
+	"github.com/baton-mesh/baton/proxy/config"
+)
+
+// probeHTTP3 asks the candidate by HTTP/3 at the public address, from a port that
+// the program sends to it alone. What comes behind its first packets is steered by
+// the connection IDs that it has given, so the answer proves them too.
+func (s *Supervisor) probeHTTP3(ctx context.Context, by *steering, g *generation, l config.Listener) error {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	to := probeAddress(l)
+	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(to.Addr().Unmap(), 0)))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	from := conn.LocalAddr().(*net.UDPAddr).AddrPort()
+	from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+	if err := by.node.Steer(from, g.slot); err != nil {
+		return err
+	}
+	defer by.node.Unsteer(from)
+	before, err := by.node.Counters(int(g.slot))
+	if err != nil {
+		return err
+	}
+
+	transport := &quic.Transport{Conn: conn}
+	defer transport.Close()
+	client := &http3.Transport{
+		// Whether clients trust the certificate is not the candidate's doing.
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
+		Dial: func(ctx context.Context, _ string, secure *tls.Config, conf *quic.Config) (*quic.Conn, error) {
+			return transport.Dial(ctx, net.UDPAddrFromAddrPort(to), secure, conf)
+		},
+	}
+	defer client.Close()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+to.String()+"/", nil)
+	if err != nil {
+		return err
+	}
+	prepareProbe(ctx, req)
+	resp, err := client.RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if err := wholeBody(resp); err != nil {
+		return err
+	}
+	after, err := by.node.Counters(int(g.slot))
+	switch {
+	case err != nil:
+		return err
+	case after[reuseport.Probe] == before[reuseport.Probe]:
+		return errors.New("the probe did not reach the candidate")
+	case after[reuseport.Named] == before[reuseport.Named]:
+		return fmt.Errorf("generation %d gives out connection IDs that do not name it", g.id)
+	}
+	return nil
+}
