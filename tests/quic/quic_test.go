@@ -1,0 +1,194 @@
+// Package quic replaces a proxy under clients of HTTP/3 and UDP. Which generation
+// serves a connection is taken from what the application answers, never from the
+// connection IDs that steer it.
+//
+// BATON_RELEASES is the number of releases, instead of each test's own.
+package quic
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/baton-mesh/baton/supervisor/demo"
+	"github.com/baton-mesh/baton/tests/node"
+)
+
+func TestMain(m *testing.M) { os.Exit(node.Main(m)) }
+
+// site is a node with HTTP/3 and UDP, and what stands behind it.
+type site struct {
+	*demo.Node
+	udp  string
+	file string // its configuration
+}
+
+const siteConfig = `node: {name: demo, server_id: 77}
+runtime_dir: {{.Node.Dir}}/run
+admin: {socket: {{.Node.Dir}}/run/admin.sock, address: "{{.Admin}}"}
+listeners:
+  - {name: web, address: "{{.Node.HTTP}}", protocol: https, http3: true, workers: 2, tls: {cert_file: cert.pem, key_file: key.pem}}
+  - {name: dgram, address: "{{.Node.TCP}}", protocol: udp, workers: 2, idle_timeout: 1s}
+routes:
+  - {name: all, listeners: [web], match: {path_prefix: /}, upstreams: [{name: origin}]}
+  - {name: dgram, listeners: [dgram], upstreams: [{name: echo}]}
+upstreams:
+  - {name: origin, endpoints: ["{{.Origin.HTTPAddress}}"]}
+  - {name: echo, endpoints: ["UDPECHO"]}
+release:
+  drain_timeout: {{.DrainTimeout}}
+  max_generations: {{.MaxGenerations}}
+  verify: {window: {{.VerifyWindow}}}
+shutdown: {lead: 0s}
+`
+
+func startSite(t *testing.T, unsteered bool) *site {
+	t.Helper()
+	echo, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		b := make([]byte, 2048)
+		for {
+			n, from, err := echo.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			echo.WriteTo(b[:n], from)
+		}
+	}()
+	t.Cleanup(func() { echo.Close(); <-ended })
+	n := node.Start(t, demo.Place{}, demo.Settings{
+		Config: strings.Replace(siteConfig, "UDPECHO", echo.LocalAddr().String(), 1), Unsteered: unsteered,
+		// Longer than any operation: what a drain ends at its deadline is no failure of steering.
+		DrainTimeout: 30 * time.Second, VerifyWindow: 100 * time.Millisecond,
+		TLS: func(dir string) {
+			if _, err := os.Stat(filepath.Join(dir, "cert.pem")); err != nil {
+				writeCertificate(t, dir)
+			}
+		},
+	})
+	return &site{Node: n, udp: n.TCP.String(), file: filepath.Join(n.Dir, "first.yaml")}
+}
+
+func (s *site) load(t *testing.T) *load {
+	t.Helper()
+	certificate, err := os.ReadFile(filepath.Join(s.Dir, "cert.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newLoad(t, s.HTTP.String(), s.udp, certificate)
+}
+
+func releases(t *testing.T, usual int) int {
+	t.Helper()
+	if text := os.Getenv("BATON_RELEASES"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	return usual
+}
+
+// TestReleases releases in a row under every kind of client of HTTP/3 and UDP:
+// none fails, and every connection stays with its generation for life.
+func TestReleases(t *testing.T) {
+	n := releases(t, 5)
+	s := startSite(t, false)
+	l := s.load(t)
+	l.all(1500)
+	for i := range n {
+		time.Sleep(300 * time.Millisecond)
+		result, err := s.Release(t.Context(), s.file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if result.ExitCode != 0 {
+			t.Fatalf("release %d of %d: %s: %s", i+1, n, result.Outcome, result.Reason)
+		}
+	}
+	done, failed := l.finish()
+	sum := 0
+	for _, kind := range slices.Sorted(maps.Keys(done)) {
+		t.Logf("%-20s %d", kind, done[kind])
+		sum += done[kind]
+	}
+	t.Logf("%d releases, %d operations, %d failed", n, sum, len(failed))
+	for _, f := range failed {
+		t.Error(f)
+	}
+	if len(done) != 7 {
+		t.Errorf("%d kinds of clients have done anything", len(done))
+	}
+}
+
+// TestReleasesWithoutSteeringFail is the control group: the same run loses
+// connections where the kernel's hash decides.
+func TestReleasesWithoutSteeringFail(t *testing.T) {
+	s := startSite(t, true)
+	l := s.load(t)
+	for range 4 {
+		l.kept()
+	}
+	for range 3 {
+		time.Sleep(200 * time.Millisecond)
+		if _, err := s.Release(t.Context(), s.file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(500 * time.Millisecond)
+	done, failed := l.finish()
+	t.Logf("%v operations, %d failed", done, len(failed))
+	if len(failed) == 0 {
+		t.Error("nothing failed: the test above proves nothing")
+	}
+}
+
+// TestKilledGeneration: clients of a generation that dies are told at once by a
+// stateless reset, and others notice nothing.
+func TestKilledGeneration(t *testing.T) {
+	s := startSite(t, false)
+	l := s.load(t)
+	victim, other := l.client(l.secure), l.client(l.secure)
+	defer victim.end()
+	defer other.end()
+	if _, err := victim.do("GET", "/small", nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Release(t.Context(), s.file); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.do("GET", "/small", nil); err != nil {
+		t.Fatal(err)
+	}
+	conn := victim.last.Load()
+	first := victim.owners[conn]
+	kill(t, s, first)
+
+	// The client speaks, and hears that its connection is gone.
+	begin := time.Now()
+	victim.do("GET", "/small", nil)
+	node.Eventually(t, "the reset", func() bool { return conn.Context().Err() != nil })
+	t.Logf("told after %v: %v", time.Since(begin), fmt.Sprint(conn.Context().Err()))
+	if _, err := victim.do("GET", "/small", nil); err != nil {
+		t.Errorf("after it has connected again: %v", err)
+	}
+	if second := victim.owners[victim.last.Load()]; second == first {
+		t.Errorf("generation %s answers though it was killed", first)
+	}
+	if _, err := other.do("GET", "/small", nil); err != nil || len(other.owners) != 1 {
+		t.Errorf("a connection of another generation: %v, %d connections", err, len(other.owners))
+	}
+}
