@@ -157,7 +157,7 @@ func exists(path string) bool {
 }
 
 // row is a line of the reference: | `key` | `default` | meaning |
-var row = regexp.MustCompile("(?m)^\\| `([a-z_.\\[\\]]+)` \\| (.+?) \\| ")
+var row = regexp.MustCompile("(?m)^\\| `([a-z0-9_.\\[\\]]+)` \\| (.+?) \\| ")
 
 // minimal holds what has no default and nothing else.
 const minimal = `
