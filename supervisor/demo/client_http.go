@@ -21,15 +21,19 @@ import (
 type httpConn struct {
 	net.Conn
 	r       *bufio.Reader
+	secure  bool
 	dialled time.Time
 }
 
-func (c *client) dialHTTP(a *attempt) (*httpConn, error) {
-	conn, err := c.dial(a, c.web)
-	if err != nil {
-		return nil, err
+func (c *client) dialHTTP(a *attempt, secure bool) (h *httpConn, err error) {
+	h = &httpConn{secure: secure}
+	if secure {
+		h.Conn, err = c.dialTLS(a, "http/1.1")
+	} else {
+		h.Conn, err = c.dial(a, c.web)
 	}
-	return &httpConn{Conn: conn, r: bufio.NewReader(conn), dialled: a.Dialled}, nil
+	h.r, h.dialled = bufio.NewReader(h.Conn), a.Dialled
+	return h, err
 }
 
 // send writes the head of a request; fields are whole lines without their end.
@@ -66,15 +70,30 @@ func (h *httpConn) answer(method string, status int) (*http.Response, error) {
 	}
 }
 
+// body is what a request without a body of its own asks for, short or slow.
+func (a *attempt) body() (target string, want *pattern) {
+	if a.long == 0 {
+		return fmt.Sprintf("/small?seed=%d", a.seed), &pattern{seed: a.seed, size: smallSize}
+	}
+	const kb = 64
+	return fmt.Sprintf("/slow?seed=%d&ms=%d&kb=%d", a.seed, a.long.Milliseconds(), kb), &pattern{seed: a.seed, size: kb << 10}
+}
+
+// checkBody reads a response to its end and compares it with what body asked for.
+func (a *attempt) checkBody(resp *http.Response, want *pattern) error {
+	hash := sha256.New()
+	if err := expect(io.TeeReader(resp.Body, hash), want); err != nil {
+		return err
+	}
+	if sum := hex.EncodeToString(hash.Sum(nil)); a.long > 0 && resp.Trailer.Get(shaTrailer) != sum {
+		return fmt.Errorf("trailer %s is %q, not %q", shaTrailer, resp.Trailer.Get(shaTrailer), sum)
+	}
+	return nil
+}
+
 // get requests a short body, or a slow one, and checks it.
 func (h *httpConn) get(a *attempt) (*http.Response, error) {
-	want := &pattern{seed: a.seed, size: smallSize}
-	target := fmt.Sprintf("/small?seed=%d", a.seed)
-	if a.long > 0 {
-		const kb = 64
-		want.size = kb << 10
-		target = fmt.Sprintf("/slow?seed=%d&ms=%d&kb=%d", a.seed, a.long.Milliseconds(), kb)
-	}
+	target, want := a.body()
 	if err := h.send("GET", target, "TE: trailers", "Connection: TE"); err != nil {
 		return nil, err
 	}
@@ -83,12 +102,8 @@ func (h *httpConn) get(a *attempt) (*http.Response, error) {
 		return nil, err
 	}
 	a.waited(a.Start)
-	hash := sha256.New()
-	if err := expect(io.TeeReader(resp.Body, hash), want); err != nil {
+	if err := a.checkBody(resp, want); err != nil {
 		return nil, err
-	}
-	if sum := hex.EncodeToString(hash.Sum(nil)); a.long > 0 && resp.Trailer.Get(shaTrailer) != sum {
-		return nil, fmt.Errorf("trailer %s is %q, not %q", shaTrailer, resp.Trailer.Get(shaTrailer), sum)
 	}
 	if n := h.r.Buffered(); n > 0 {
 		return nil, fmt.Errorf("%d bytes after the answer", n)
@@ -96,25 +111,27 @@ func (h *httpConn) get(a *attempt) (*http.Response, error) {
 	return resp, nil
 }
 
-func (c *client) httpNew(a *attempt) error {
-	h, err := c.dialHTTP(a)
+func (c *client) httpNew(a *attempt, secure bool) error {
+	h, err := c.dialHTTP(a, secure)
 	if err != nil {
 		return err
 	}
 	defer h.Close()
-	_, err = h.get(a)
+	if _, err = h.get(a); err == nil {
+		c.answered(secure)
+	}
 	return err
 }
 
-func (c *client) download(a *attempt) error { return c.httpNew(a) }
+func (c *client) download(a *attempt) error { return c.httpNew(a, false) }
 
 // httpKeepAlive uses the connection of the request before, as every client may
 // that was not told otherwise. If the server has closed it, the request fails.
-func (c *client) httpKeepAlive(a *attempt) (err error) {
+func (c *client) httpKeepAlive(a *attempt, secure bool) (err error) {
 	h := c.idle
 	c.idle = nil
 	if h == nil {
-		if h, err = c.dialHTTP(a); err != nil {
+		if h, err = c.dialHTTP(a, secure); err != nil {
 			return err
 		}
 	} else {
@@ -122,6 +139,9 @@ func (c *client) httpKeepAlive(a *attempt) (err error) {
 		a.use(h)
 	}
 	resp, err := h.get(a)
+	if err == nil {
+		c.answered(secure)
+	}
 	if err != nil || resp.Close {
 		h.Close()
 		return err
@@ -133,16 +153,15 @@ func (c *client) httpKeepAlive(a *attempt) (err error) {
 // upload sends a body piece by piece, every second one in chunks without a
 // length, and checks what the origin says it got.
 func (c *client) upload(a *attempt) error {
-	h, err := c.dialHTTP(a)
+	h, err := c.dialHTTP(a, false)
 	if err != nil {
 		return err
 	}
 	defer h.Close()
 
-	const piece = 4 << 10
 	pieces := max(1, int(a.long/slowTick))
-	sent := receipt{Bytes: int64(pieces * piece)}
-	body, hash := &pattern{seed: a.seed, size: pieces * piece}, sha256.New()
+	sent := receipt{Bytes: int64(pieces * uploadPiece)}
+	body, hash := &pattern{seed: a.seed, size: pieces * uploadPiece}, sha256.New()
 	framing, w, end := fmt.Sprintf("Content-Length: %d", sent.Bytes), io.Writer(h), ""
 	if a.seed%2 == 0 {
 		framing, w, end = "Transfer-Encoding: chunked", httputil.NewChunkedWriter(h), "0\r\n\r\n"
@@ -151,7 +170,7 @@ func (c *client) upload(a *attempt) error {
 		return err
 	}
 	for range pieces {
-		if _, err := io.CopyN(io.MultiWriter(w, hash), body, piece); err != nil {
+		if _, err := io.CopyN(io.MultiWriter(w, hash), body, uploadPiece); err != nil {
 			return fmt.Errorf("send body: %w", err)
 		}
 		time.Sleep(slowTick)
@@ -170,6 +189,11 @@ func (c *client) upload(a *attempt) error {
 	}
 	a.waited(last)
 	sent.SHA256 = hex.EncodeToString(hash.Sum(nil))
+	return got.check(sent)
+}
+
+// check compares what the origin says it got with what was sent.
+func (got receipt) check(sent receipt) error {
 	if got != sent {
 		return fmt.Errorf("origin got %d bytes (%.8s…), not %d (%.8s…)", got.Bytes, got.SHA256, sent.Bytes, sent.SHA256)
 	}

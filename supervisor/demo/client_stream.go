@@ -14,7 +14,7 @@ import (
 
 // webSocket echoes messages for as long as the attempt says, then closes.
 func (c *client) webSocket(a *attempt) error {
-	h, err := c.dialHTTP(a)
+	h, err := c.dialHTTP(a, c.takesTLS(a))
 	if err != nil {
 		return err
 	}
@@ -68,6 +68,7 @@ func (c *client) webSocket(a *attempt) error {
 	if got.op != opClose {
 		return fmt.Errorf("frame of type %d instead of a close frame", got.op)
 	}
+	c.answered(h.secure)
 	return nil
 }
 

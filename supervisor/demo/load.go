@@ -3,6 +3,7 @@ package demo
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -12,8 +13,10 @@ import (
 // Load is a set of clients that run one operation after another. The zero value
 // of each field but the addresses works.
 type Load struct {
-	// HTTP and TCP are the host:port of the listeners the clients connect to. Empty: no such clients.
-	HTTP, TCP string
+	// HTTP, HTTPS and TCP are the host:port of the listeners the clients connect to. Empty: no such clients.
+	HTTP, HTTPS, TCP string
+	// Roots are what the certificate of HTTPS is verified by.
+	Roots *x509.CertPool
 	// Dial opens a connection to one of them. Defaults to doing so from this
 	// process; a test may have its clients on another host.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
@@ -25,7 +28,7 @@ type Load struct {
 	// Stream is the shortest time of a long operation; the longest is half as long again. Defaults to 2 s.
 	Stream time.Duration
 	// Slow is the shortest time of a short operation that is slow by intent; the
-	// longest is half as long again. Defaults to 250 ms.
+	// longest is half as long again. Defaults to 500 ms.
 	Slow time.Duration
 
 	mu  sync.Mutex
@@ -40,34 +43,75 @@ type Counts struct{ OK, Failed, Cut int }
 // short kind take [Load.Slow] for each operation without a pause between them, so
 // that some operation of the kind is under way at any instant a shift may come.
 var DefaultClients = map[Kind]int{
-	HTTPNew: 5, HTTPKeepAlive: 7, WebSocket: 4, Upload: 3, Download: 3, TCP: 4, TCPNew: 4,
+	HTTPNew: 5, HTTPKeepAlive: 7, HTTPSNew: 4, HTTPSKeepAlive: 5, H2New: 4, H2: 6, H2C: 5, GRPC: 5, GRPCStream: 4,
+	Events: 4, WebSocket: 4, Upload: 3, Download: 3, TCP: 4, TCPNew: 4,
 }
 
 const slowClients = 3
 
-// longIdle is the pause of one keep-alive client: a connection that lies unused
-// while generations come and go must still be told before it is closed.
+// longIdle is the pause of one client of each kind that keeps its connection: one
+// that lies unused while generations come and go must still be told before it is
+// closed.
 const longIdle = time.Second
 
 // client is one client; operations run one at a time.
 type client struct {
-	web, raw string
-	connect  func(ctx context.Context, address string) (net.Conn, error)
-	idle     *httpConn // of a keep-alive client, between two requests
+	web, tlsWeb, raw string
+	roots            *x509.CertPool
+	connect          func(ctx context.Context, address string) (net.Conn, error)
+	idle             *httpConn // of a keep-alive client, between two requests
+
+	// For HTTP/2 of all clients of a kind, otherwise the client's own.
+	shared  *h2Pair
+	tickets *tickets
 }
 
 var operations = map[Kind]func(*client, *attempt) error{
-	HTTPNew:       (*client).httpNew,
-	HTTPKeepAlive: (*client).httpKeepAlive,
-	WebSocket:     (*client).webSocket,
-	Upload:        (*client).upload,
-	Download:      (*client).download,
-	TCP:           (*client).tcp,
-	TCPNew:        (*client).tcpNew,
+	HTTPNew:        func(c *client, a *attempt) error { return c.httpNew(a, false) },
+	HTTPKeepAlive:  func(c *client, a *attempt) error { return c.httpKeepAlive(a, false) },
+	HTTPSNew:       func(c *client, a *attempt) error { return c.httpNew(a, true) },
+	HTTPSKeepAlive: func(c *client, a *attempt) error { return c.httpKeepAlive(a, true) },
+	H2New:          func(c *client, a *attempt) error { return c.onHTTP2(a, true, true) },
+	H2:             func(c *client, a *attempt) error { return c.onHTTP2(a, true, false) },
+	H2C:            func(c *client, a *attempt) error { return c.onHTTP2(a, false, false) },
+	GRPC:           (*client).grpcCall,
+	GRPCStream:     (*client).grpcChat,
+	Events:         (*client).events,
+	WebSocket:      (*client).webSocket,
+	Upload:         (*client).upload,
+	Download:       (*client).download,
+	TCP:            (*client).tcp,
+	TCPNew:         (*client).tcpNew,
 }
 
-func (k Kind) short() bool { return k == HTTPNew || k == HTTPKeepAlive || k == TCPNew }
-func (k Kind) raw() bool   { return k == TCP || k == TCPNew }
+// short kinds are slow by intent only in their first clients.
+func (k Kind) short() bool {
+	switch k {
+	case GRPCStream, Events, WebSocket, Upload, Download, TCP:
+		return false
+	}
+	return true
+}
+
+// shares reports whether the clients of the kind use a connection at the same
+// time, except the one that leaves its own idle.
+func (k Kind) shares() bool { return k == H2 || k == H2C || k == GRPC || k == GRPCStream }
+
+// keeps reports whether a client of the kind uses a connection again.
+func (k Kind) keeps() bool {
+	return k.shares() && k.short() || k == HTTPKeepAlive || k == HTTPSKeepAlive
+}
+
+// address is the listener that the clients of a kind cannot do without.
+func (l *Load) address(k Kind) string {
+	switch k {
+	case HTTPSNew, HTTPSKeepAlive, H2New, H2:
+		return l.HTTPS
+	case TCP, TCPNew:
+		return l.TCP
+	}
+	return l.HTTP
+}
 
 // Run keeps the clients busy until ctx is done, lets each finish what it has
 // begun, and returns when all have.
@@ -75,36 +119,45 @@ func (l *Load) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	defer running.Wait()
 	for _, kind := range Kinds {
-		if kind.raw() && l.TCP == "" || !kind.raw() && l.HTTP == "" {
+		if l.address(kind) == "" {
 			continue
 		}
 		n, ok := l.Clients[kind]
 		if !ok {
 			n = DefaultClients[kind]
 		}
-		for i := range n {
-			running.Go(func() { l.runClient(ctx, kind, i) })
-		}
+		running.Go(func() {
+			first := l.client()
+			defer first.close()
+			var clients sync.WaitGroup
+			for i := range n {
+				c := l.client()
+				defer c.close() // when all have ended, for some share what it closes
+				if kind.shares() && i != slowClients {
+					c.shared, c.tickets = first.shared, first.tickets
+				}
+				clients.Go(func() { l.runClient(ctx, kind, i, c) })
+			}
+			clients.Wait()
+		})
 	}
 }
 
 func (l *Load) client() *client {
-	c := &client{web: l.HTTP, raw: l.TCP, connect: l.Dial}
+	c := &client{web: l.HTTP, tlsWeb: l.HTTPS, raw: l.TCP, roots: l.Roots, connect: l.Dial, shared: new(h2Pair), tickets: newTickets()}
 	if c.connect == nil {
 		c.connect = dialTCP
 	}
 	return c
 }
 
-func (l *Load) runClient(ctx context.Context, kind Kind, index int) {
-	c := l.client()
-	defer c.close()
+func (l *Load) runClient(ctx context.Context, kind Kind, index int, c *client) {
 	pause := cmp.Or(l.Pause, 20*time.Millisecond)
 	slow := kind.short() && index < slowClients
 	switch {
 	case slow:
 		pause = 0
-	case kind == HTTPKeepAlive && index == slowClients:
+	case kind.keeps() && index == slowClients:
 		pause = longIdle
 	}
 	stream := cmp.Or(l.Stream, 2*time.Second)
@@ -121,7 +174,7 @@ func (l *Load) runClient(ctx context.Context, kind Kind, index int) {
 		switch {
 		case slow:
 			// Of different lengths, for clients in step would all pause at once.
-			least := cmp.Or(l.Slow, 250*time.Millisecond)
+			least := cmp.Or(l.Slow, 500*time.Millisecond)
 			a.long = least + rand.N(least/2)
 		case !kind.short():
 			a.long = stream + rand.N(stream/2)
@@ -162,6 +215,7 @@ func (c *client) close() {
 	if c.idle != nil {
 		c.idle.Close()
 	}
+	c.shared.close()
 }
 
 func (l *Load) record(op Op) {

@@ -3,11 +3,13 @@ package demo
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,9 +29,43 @@ func startOrigin(t *testing.T) *Origin {
 
 func clientOf(web, raw string) *client { return (&Load{HTTP: web, TCP: raw}).client() }
 
+// loadOn is a load on an origin, with TLS before it.
+func loadOn(t *testing.T, o *Origin) *Load {
+	t.Helper()
+	dir := t.TempDir()
+	if err := WriteCertificate(dir, "test"); err != nil {
+		t.Fatal(err)
+	}
+	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool, err := roots(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	server := &http.Server{Handler: o.http.Handler, Protocols: protocols, TLSConfig: &tls.Config{Certificates: []tls.Certificate{pair}}}
+	var running sync.WaitGroup
+	running.Go(func() { server.ServeTLS(l, "", "") })
+	t.Cleanup(func() { server.Close(); running.Wait() })
+	return &Load{HTTP: o.HTTPAddress(), HTTPS: l.Addr().String(), TCP: o.EchoAddress(), Roots: pool}
+}
+
 // once runs one operation against the addresses, with little patience for streams.
-func once(c *client, kind Kind, slow bool) Op {
-	a := attempt{seed: 12345, slow: slow}
+func once(c *client, kind Kind, slow bool) Op { return onceAs(c, kind, slow, onceSeed) }
+
+// onceSeed has kinds with several ways go without TLS and without a body.
+const onceSeed = 12347
+
+func onceAs(c *client, kind Kind, slow bool, seed uint32) Op {
+	a := attempt{seed: seed, slow: slow}
 	if slow || !kind.short() {
 		a.long = 150 * time.Millisecond
 	}
@@ -37,21 +73,24 @@ func once(c *client, kind Kind, slow bool) Op {
 }
 
 func TestOriginAnswersEveryKind(t *testing.T) {
-	o := startOrigin(t)
+	load := loadOn(t, startOrigin(t))
 	for _, kind := range Kinds {
 		for _, slow := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s slow=%t", kind, slow), func(t *testing.T) {
-				c := clientOf(o.HTTPAddress(), o.EchoAddress())
+				t.Parallel()
+				c := load.client()
 				defer c.close()
-				op := once(c, kind, slow)
-				if op.Err != nil {
-					t.Fatal(op.Err)
-				}
-				if !op.Flow.Client.IsValid() || op.Flow.Server.Port() == 0 || op.Dialled.Before(op.Start) {
-					t.Errorf("flow %v dialled %v: the connection was not noted", op.Flow, op.Dialled)
-				}
-				if op.Wait <= 0 || op.Wait > op.End.Sub(op.Start) {
-					t.Errorf("waited %v of %v", op.Wait, op.End.Sub(op.Start))
+				for seed := range uint32(4) { // each way of the kind
+					op := onceAs(c, kind, slow, seed)
+					if op.Err != nil {
+						t.Fatal(op.Err)
+					}
+					if !op.Flow.Client.IsValid() || op.Flow.Server.Port() == 0 || op.Dialled.IsZero() {
+						t.Errorf("flow %v dialled %v: the connection was not noted", op.Flow, op.Dialled)
+					}
+					if op.Wait < 0 || op.Wait > op.End.Sub(op.Start) {
+						t.Errorf("waited %v of %v", op.Wait, op.End.Sub(op.Start))
+					}
 				}
 			})
 		}
@@ -70,7 +109,8 @@ func TestUploadWithAndWithoutLength(t *testing.T) {
 
 func TestLoadRunsEveryKindAndFinishesWhatItBegan(t *testing.T) {
 	o := startOrigin(t)
-	load := &Load{HTTP: o.HTTPAddress(), TCP: o.EchoAddress(), Stream: 300 * time.Millisecond, Slow: 50 * time.Millisecond}
+	load := loadOn(t, o)
+	load.Stream, load.Slow = 300*time.Millisecond, 50*time.Millisecond
 	ctx, cancel := context.WithCancel(t.Context())
 	var stopped time.Time
 	time.AfterFunc(700*time.Millisecond, func() { stopped = time.Now(); cancel() })
@@ -222,8 +262,9 @@ func TestNobodyListensIsAFailure(t *testing.T) {
 	}
 	address := l.Addr().String()
 	l.Close()
+	load := &Load{HTTP: address, HTTPS: address, TCP: address}
 	for _, kind := range Kinds {
-		if op := once(clientOf(address, address), kind, false); !op.Failed() || op.Flow != (Flow{}) {
+		if op := once(load.client(), kind, false); !op.Failed() || op.Flow != (Flow{}) {
 			t.Errorf("%s: %v on %v", kind, op.Err, op.Flow)
 		}
 	}

@@ -20,8 +20,8 @@ import (
 // Node is a supervisor that runs as a child process, driven as an operator
 // would: by its commands and its admin socket.
 type Node struct {
-	// HTTP and TCP are the addresses of the listeners web and raw.
-	HTTP, TCP netip.AddrPort
+	// HTTP, HTTPS and TCP are the addresses of the listeners web, edge and raw.
+	HTTP, HTTPS, TCP netip.AddrPort
 	// Dir holds the configuration files, the runtime directory and the log.
 	Dir string
 
@@ -56,11 +56,14 @@ func StartNode(ctx context.Context, executable string, at Place, s Settings) (_ 
 	if n.origin, err = at.startOrigin("127.0.0.1:0", "127.0.0.1:0"); err != nil {
 		return nil, err
 	}
-	free, err := at.freePorts(3)
+	free, err := at.freePorts(4)
 	if err != nil {
 		return nil, err
 	}
-	n.HTTP, n.TCP, n.admin = free[0], free[1], free[2].String()
+	n.HTTP, n.HTTPS, n.TCP, n.admin = free[0], free[1], free[2], free[3].String()
+	if err := WriteCertificate(n.Dir, "first"); err != nil {
+		return nil, err
+	}
 	n.socket = filepath.Join(n.Dir, "run", "admin.sock")
 	n.api = newAPI(n.socket)
 	file, err := n.WriteConfig("first", s)
@@ -124,6 +127,15 @@ func (n *Node) Kill() {
 // Restart runs another supervisor in the place of one that was killed, and
 // returns when it serves.
 func (n *Node) Restart(ctx context.Context) error { return n.start(ctx) }
+
+// Load is the usual load on the node.
+func (n *Node) Load() (*Load, error) {
+	pool, err := roots(n.Dir)
+	if err != nil {
+		return nil, err
+	}
+	return &Load{HTTP: n.HTTP.String(), HTTPS: n.HTTPS.String(), TCP: n.TCP.String(), Roots: pool}, nil
+}
 
 // LogFile is where the supervisor and its generations write.
 func (n *Node) LogFile() string { return filepath.Join(n.Dir, "baton.log") }

@@ -14,22 +14,34 @@ type Kind string
 
 // The kinds of clients.
 const (
-	HTTPNew       Kind = "http-new"       // a connection for each request
-	HTTPKeepAlive Kind = "http-keepalive" // one connection until told Connection: close
-	WebSocket     Kind = "websocket"      // echo for seconds, closed by the client
-	Upload        Kind = "upload"         // a body that takes seconds
-	Download      Kind = "download"       // an answer that takes seconds
-	TCP           Kind = "tcp"            // echo for seconds, then half close
-	TCPNew        Kind = "tcp-new"        // a connection for one short echo
+	HTTPNew        Kind = "http-new"        // a connection for each request
+	HTTPKeepAlive  Kind = "http-keepalive"  // one connection until told Connection: close
+	HTTPSNew       Kind = "https-new"       // the same over TLS, each session resumed
+	HTTPSKeepAlive Kind = "https-keepalive" // the same over TLS
+	H2New          Kind = "h2-new"          // HTTP/2 over TLS, a connection for each request
+	H2             Kind = "h2"              // streams side by side on one connection until told GOAWAY
+	H2C            Kind = "h2c"             // the same without TLS
+	GRPC           Kind = "grpc"            // calls side by side on one connection, with or without TLS
+	GRPCStream     Kind = "grpc-stream"     // messages both ways for seconds
+	Events         Kind = "events"          // server-sent events for seconds, with or without TLS
+	WebSocket      Kind = "websocket"       // echo for seconds, closed by the client, with or without TLS
+	Upload         Kind = "upload"          // a body that takes seconds
+	Download       Kind = "download"        // an answer that takes seconds
+	TCP            Kind = "tcp"             // echo for seconds, then half close
+	TCPNew         Kind = "tcp-new"         // a connection for one short echo
 )
 
 // Kinds lists every kind, in the order reports show them.
-var Kinds = []Kind{HTTPNew, HTTPKeepAlive, WebSocket, Upload, Download, TCP, TCPNew}
+var Kinds = []Kind{
+	HTTPNew, HTTPKeepAlive, HTTPSNew, HTTPSKeepAlive, H2New, H2, H2C, GRPC, GRPCStream,
+	Events, WebSocket, Upload, Download, TCP, TCPNew,
+}
 
 // ErrCut is the error of an operation that the server ended by announcing that
-// it goes away, in the one protocol here that can say so: WebSocket close code
-// 1001. It is neither a success nor a failure and has a column of its own.
-var ErrCut = errors.New("cut: close frame 1001")
+// it goes away, in the two protocols here that can say so: WebSocket by close
+// code 1001, HTTP/2 by GOAWAY before the connection's end. It is neither a
+// success nor a failure and has a column of its own.
+var ErrCut = errors.New("cut by announcement")
 
 // Flow names a connection by its two ends.
 type Flow struct {
@@ -79,7 +91,7 @@ type attempt struct {
 // patience is how long an operation waits for anything before it counts as
 // failed. A stall shows in Wait long before; this only keeps a client from
 // hanging for ever.
-const patience = 15 * time.Second
+const patience = time.Minute
 
 // dial opens a connection by the client's means and makes it the attempt's.
 func (c *client) dial(a *attempt, address string) (net.Conn, error) {

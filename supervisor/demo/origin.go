@@ -23,14 +23,17 @@ const (
 // shaTrailer is the trailer in which /slow sends the SHA-256 of its body.
 const shaTrailer = "X-Sha256"
 
-// Origin is the backend of the demo and of the built-in example. Over HTTP/1.1:
+// Origin is the backend of the demo and of the built-in example. Over HTTP/1.1,
+// and over HTTP/2 without TLS:
 //
 //	/               a few words for people
 //	/small?seed=    512 bytes of the seed's pattern
 //	/slow?ms=&kb=&seed=
 //	                kb KiB spread over ms milliseconds, their SHA-256 as a trailer
 //	/upload         reads the body, answers its length and SHA-256 as JSON
+//	/events?n=&seed= n server-sent events, one each 50 ms
 //	/ws             WebSocket echo
+//	/demo.Echo/     gRPC: Unary answers a message, Stream each of many
 //
 // and on a second port a TCP echo that answers a half close with its own.
 type Origin struct {
@@ -66,8 +69,14 @@ func (p Place) startOrigin(httpAddress, echoAddress string) (*Origin, error) {
 	mux.HandleFunc("/small", small)
 	mux.HandleFunc("/slow", slow)
 	mux.HandleFunc("/upload", upload)
+	mux.HandleFunc("/events", events)
 	mux.HandleFunc("/ws", o.webSocket)
-	o.http = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	mux.HandleFunc(grpcUnary, echoCall)
+	mux.HandleFunc(grpcStream, echoMessages)
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	o.http = &http.Server{Handler: mux, Protocols: protocols, ReadHeaderTimeout: time.Minute}
 	o.running.Go(func() { o.http.Serve(web) })
 	o.running.Go(o.serveEcho)
 	return o, nil
@@ -212,9 +221,35 @@ func (o *Origin) webSocket(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
+// events sends events, each with its number, the seed and the time in Unix nanoseconds.
+func events(w http.ResponseWriter, r *http.Request) {
+	n, err1 := number(r, "n", 100_000)
+	seed, err2 := number(r, "seed", 1<<32-1)
+	if err := errors.Join(err1, err2); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Content-Type", "text/event-stream")
+	flush := http.NewResponseController(w)
+	for i := range n {
+		fmt.Fprintf(w, "data: %d %d %d\n\n", i, seed, time.Now().UnixNano())
+		if err := flush.Flush(); err != nil {
+			return
+		}
+		select {
+		case <-time.After(slowTick):
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
 // number reads a query parameter between 0 and limit; absent means 0.
 func number(r *http.Request, name string, limit int) (int, error) {
-	text := r.URL.Query().Get(name)
+	return atMost(r.URL.Query().Get(name), name, limit)
+}
+
+func atMost(text, name string, limit int) (int, error) {
 	if text == "" {
 		return 0, nil
 	}

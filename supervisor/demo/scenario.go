@@ -88,9 +88,13 @@ func (s Scenario) Run(ctx context.Context) (_ *Report, err error) {
 	if err != nil {
 		return nil, err
 	}
+	load, err := node.Load()
+	if err != nil {
+		return nil, errors.Join(err, node.Stop())
+	}
 	r := &run{
 		node:  node,
-		load:  &Load{HTTP: node.HTTP.String(), TCP: node.TCP.String()},
+		load:  load,
 		watch: &Watcher{Node: node},
 		began: time.Now(),
 	}
@@ -128,7 +132,7 @@ func (r *run) play(ctx context.Context, steps []step) error {
 		rest.Wait()
 	}()
 
-	r.progress.say("load on %s and %s", r.node.HTTP, r.node.TCP)
+	r.progress.say("load on %s, %s and %s", r.node.HTTP, r.node.HTTPS, r.node.TCP)
 	if err := sleep(ctx, steady); err != nil {
 		return err
 	}
@@ -247,7 +251,7 @@ func (r *run) killAfterShift(ctx context.Context, n int) error {
 		return err
 	}
 	var err error
-	r.death, err = Kill(r.watch.Shifts()[n].PID, r.node.PID(), r.node.HTTP, r.node.TCP)
+	r.death, err = Kill(r.watch.Shifts()[n].PID, r.node.PID(), r.node.HTTP, r.node.HTTPS, r.node.TCP)
 	if err != nil {
 		return err
 	}

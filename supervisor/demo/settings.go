@@ -23,9 +23,6 @@ type Settings struct {
 	Steering string
 	// Unsteered leaves new flows to the kernel's hash over all generations.
 	Unsteered bool
-	// TLS makes cert.pem and key.pem in the node's directory, or leaves those that
-	// are there. If it is set, web speaks https.
-	TLS func(dir string)
 	// Config takes the place of the node's usual configuration: a text/template
 	// with these settings, .Node, .Origin and .Admin.
 	Config string
@@ -35,13 +32,16 @@ const usualConfig = `node: {name: demo, server_id: 1}
 runtime_dir: {{.Node.Dir}}/run
 admin: {socket: {{.Node.Dir}}/run/admin.sock, address: "{{.Admin}}"}
 listeners:
-  - {name: web, address: "{{.Node.HTTP}}", protocol: {{if .TLS}}https, tls: {cert_file: cert.pem, key_file: key.pem}{{else}}http{{end}}}
+  - {name: web, address: "{{.Node.HTTP}}", protocol: http}
+  - {name: edge, address: "{{.Node.HTTPS}}", protocol: https, tls: {cert_file: cert.pem, key_file: key.pem}}
   - {name: raw, address: "{{.Node.TCP}}", protocol: tcp}
 routes:
-  - {name: all, listeners: [web], match: {path_prefix: /}, upstreams: [{name: origin}]}
+  - {name: all, listeners: [web, edge], match: {path_prefix: /}, upstreams: [{name: origin}]}
+  - {name: grpc, listeners: [web, edge], match: {path_prefix: /demo.Echo/}, upstreams: [{name: grpc}]}
   - {name: raw, listeners: [raw], upstreams: [{name: echo}]}
 upstreams:
   - {name: origin, endpoints: ["{{.Origin.HTTPAddress}}"]}
+  - {name: grpc, protocol: h2c, endpoints: ["{{.Origin.HTTPAddress}}"]}
   - {name: echo, endpoints: ["{{.Origin.EchoAddress}}"]}
 {{- if .Command}}
 proxy: {command: [{{range $i, $word := .Command}}{{if $i}}, {{end}}{{printf "%q" $word}}{{end}}], baton: false}
@@ -62,9 +62,6 @@ func (n *Node) WriteConfig(name string, s Settings) (string, error) {
 	orDefault(&s.DrainTimeout, 10*time.Second)
 	orDefault(&s.MaxGenerations, 32)
 	orDefault(&s.Steering, "bpf")
-	if s.TLS != nil {
-		s.TLS(n.Dir)
-	}
 	config, err := template.New("config").Parse(cmp.Or(s.Config, usualConfig))
 	if err != nil {
 		return "", err

@@ -45,7 +45,7 @@ func TestSupervisorKilledInTakeover(t *testing.T) {
 // listening names the sockets that listen where the node does, by cookie.
 func listening(t *testing.T, n *demo.Node) (cookies []uint64) {
 	t.Helper()
-	for _, address := range []netip.AddrPort{n.HTTP, n.TCP} {
+	for _, address := range []netip.AddrPort{n.HTTP, n.HTTPS, n.TCP} {
 		holders, err := ports.Holders(address, false)
 		if err != nil {
 			t.Fatal(err)
@@ -60,7 +60,8 @@ func listening(t *testing.T, n *demo.Node) (cookies []uint64) {
 func killSupervisors(t *testing.T, settings demo.Settings, times int) (before, after []uint64) {
 	n := node.Start(t, demo.Place{}, settings)
 	before = listening(t, n)
-	load := &demo.Load{HTTP: n.HTTP.String(), TCP: n.TCP.String(), Slow: time.Second}
+	load := node.Load(t, n)
+	load.Slow = time.Second
 	ctx, stop := context.WithCancel(t.Context())
 	var clients sync.WaitGroup
 	clients.Go(func() { load.Run(ctx) })

@@ -123,6 +123,16 @@ func Start(t testing.TB, at demo.Place, s demo.Settings) *demo.Node {
 	return n
 }
 
+// Load is the usual load on a node.
+func Load(t testing.TB, n *demo.Node) *demo.Load {
+	t.Helper()
+	load, err := n.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return load
+}
+
 func tail(file string, size int) []byte {
 	b, err := os.ReadFile(file)
 	if err != nil {

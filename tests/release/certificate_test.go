@@ -1,60 +1,23 @@
 package release
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
 	"io"
-	"math/big"
 	"net/http"
-	"os"
-	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/baton-mesh/baton/supervisor/demo"
 	"github.com/baton-mesh/baton/tests/node"
 )
-
-// writeCertificate puts a new certificate of that name, and its key, which root
-// alone may read, where the node looks for them.
-func writeCertificate(t *testing.T, dir, name string) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(30 * 24 * time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for file, block := range map[string]*pem.Block{"key.pem": {Type: "PRIVATE KEY", Bytes: pkcs8}, "cert.pem": {Type: "CERTIFICATE", Bytes: der}} {
-		if err := os.WriteFile(filepath.Join(dir, file), pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
 
 // TestCertificateIsReplaced renews a certificate on disk: the node releases by
 // itself, new connections see the new one, and requests go on meanwhile, over
 // HTTP/2 and over HTTP/1.1. A session of the generation before is resumed by the
 // one after.
 func TestCertificateIsReplaced(t *testing.T) {
-	n := node.Start(t, demo.Place{}, demo.Settings{TLS: func(dir string) { writeCertificate(t, dir, "first") }})
-	url := "https://" + n.HTTP.String() + "/small?seed=1"
+	n := node.Start(t, demo.Place{}, demo.Settings{})
+	url := "https://" + n.HTTPS.String() + "/small?seed=1"
 	config := &tls.Config{InsecureSkipVerify: true, ClientSessionCache: tls.NewLRUClientSessionCache(8)}
 	get := func(http2 bool) (*tls.ConnectionState, error) {
 		transport := &http.Transport{TLSClientConfig: config.Clone(), ForceAttemptHTTP2: http2}
@@ -75,7 +38,7 @@ func TestCertificateIsReplaced(t *testing.T) {
 		t.Fatalf("%+v, %v", first, err)
 	}
 
-	file, err := n.WriteConfig("candidate", demo.Settings{TLS: func(string) {}})
+	file, err := n.WriteConfig("candidate", demo.Settings{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +49,9 @@ func TestCertificateIsReplaced(t *testing.T) {
 		t.Errorf("generation 2 did not resume a session of generation 1: %v", err)
 	}
 
-	writeCertificate(t, n.Dir, "second")
+	if err := demo.WriteCertificate(n.Dir, "second"); err != nil {
+		t.Fatal(err)
+	}
 	config.ClientSessionCache = tls.NewLRUClientSessionCache(8)
 	asked := 0
 	node.Eventually(t, "the new certificate", func() bool {

@@ -132,10 +132,12 @@ func startRun(t *testing.T, at site, settings demo.Settings) *run {
 	if err != nil {
 		t.Fatal(err)
 	}
+	load := node.Load(t, n)
+	load.Dial = at.dial
+	load.Slow = 2 * time.Second // as long as the streams, so that no shift finds a kind between two operations
 	r := &run{
-		node: n,
-		// As long as the streams, so that none of 200 shifts finds a kind between two operations.
-		load:  &demo.Load{HTTP: n.HTTP.String(), TCP: n.TCP.String(), Dial: at.dial, Slow: 2 * time.Second},
+		node:  n,
+		load:  load,
 		watch: &demo.Watcher{Node: n},
 		burst: at.burst,
 		file:  file,

@@ -38,7 +38,8 @@ func TestThousandReleases(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	load := &demo.Load{HTTP: n.HTTP.String(), TCP: n.TCP.String(), Slow: time.Second}
+	load := node.Load(t, n)
+	load.Slow = time.Second
 	ctx, stop := context.WithCancel(t.Context())
 	var clients sync.WaitGroup
 	clients.Go(func() { load.Run(ctx) })
