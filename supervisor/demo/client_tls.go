@@ -33,7 +33,7 @@ func (c *client) dialTLS(a *attempt, protocol string) (net.Conn, error) {
 	switch {
 	case state.NegotiatedProtocol != protocol:
 		err = fmt.Errorf("TLS: agreed on %q, not %q", state.NegotiatedProtocol, protocol)
-	case c.tickets.used.Load() && !state.DidResume:
+	case !c.forgive && c.tickets.used.Load() && !state.DidResume:
 		err = errNotResumed
 	}
 	if err != nil {

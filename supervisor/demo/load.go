@@ -20,6 +20,8 @@ type Load struct {
 	// Dial opens a connection to one of them. Defaults to doing so from this
 	// process; a test may have its clients on another host.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
+	// ForgivesSessions lets a server forget sessions that it has given tickets for.
+	ForgivesSessions bool
 	// Clients is how many of a kind run at the same time. A kind that is absent
 	// has as many as [DefaultClients] says.
 	Clients map[Kind]int
@@ -64,6 +66,7 @@ type client struct {
 	// For HTTP/2 of all clients of a kind, otherwise the client's own.
 	shared  *h2Pair
 	tickets *tickets
+	forgive bool
 }
 
 var operations = map[Kind]func(*client, *attempt) error{
@@ -144,7 +147,7 @@ func (l *Load) Run(ctx context.Context) {
 }
 
 func (l *Load) client() *client {
-	c := &client{web: l.HTTP, tlsWeb: l.HTTPS, raw: l.TCP, roots: l.Roots, connect: l.Dial, shared: new(h2Pair), tickets: newTickets()}
+	c := &client{web: l.HTTP, tlsWeb: l.HTTPS, raw: l.TCP, roots: l.Roots, connect: l.Dial, shared: new(h2Pair), tickets: newTickets(), forgive: l.ForgivesSessions}
 	if c.connect == nil {
 		c.connect = dialTCP
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -51,7 +52,7 @@ func loadOn(t *testing.T, o *Origin) *Load {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
-	server := &http.Server{Handler: o.http.Handler, Protocols: protocols, TLSConfig: &tls.Config{Certificates: []tls.Certificate{pair}}}
+	server := &http.Server{Handler: o.http.Handler, Protocols: protocols, TLSConfig: &tls.Config{Certificates: []tls.Certificate{pair}}, ErrorLog: log.New(io.Discard, "", 0)}
 	var running sync.WaitGroup
 	running.Go(func() { server.ServeTLS(l, "", "") })
 	t.Cleanup(func() { server.Close(); running.Wait() })
@@ -74,22 +75,24 @@ func onceAs(c *client, kind Kind, slow bool, seed uint32) Op {
 
 func TestOriginAnswersEveryKind(t *testing.T) {
 	load := loadOn(t, startOrigin(t))
+	var clients sync.WaitGroup
+	defer clients.Wait()
 	for _, kind := range Kinds {
 		for _, slow := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s slow=%t", kind, slow), func(t *testing.T) {
-				t.Parallel()
+			clients.Go(func() {
 				c := load.client()
 				defer c.close()
 				for seed := range uint32(4) { // each way of the kind
 					op := onceAs(c, kind, slow, seed)
 					if op.Err != nil {
-						t.Fatal(op.Err)
+						t.Errorf("%s slow=%t: %v", kind, slow, op.Err)
+						return
 					}
 					if !op.Flow.Client.IsValid() || op.Flow.Server.Port() == 0 || op.Dialled.IsZero() {
-						t.Errorf("flow %v dialled %v: the connection was not noted", op.Flow, op.Dialled)
+						t.Errorf("%s slow=%t: flow %v dialled %v: the connection was not noted", kind, slow, op.Flow, op.Dialled)
 					}
 					if op.Wait < 0 || op.Wait > op.End.Sub(op.Start) {
-						t.Errorf("waited %v of %v", op.Wait, op.End.Sub(op.Start))
+						t.Errorf("%s slow=%t: waited %v of %v", kind, slow, op.Wait, op.End.Sub(op.Start))
 					}
 				}
 			})

@@ -31,6 +31,8 @@ type KindReport struct {
 	Cut    int  `json:"cut"`
 	// AtShift is how many operations were under way at a shift, at the shift with the fewest.
 	AtShift int `json:"at_shift"`
+	// Shifts is how many shifts found an operation under way.
+	Shifts int `json:"shifts"`
 	// Before is about operations that no release touched, During about the others.
 	Before Latency `json:"before"`
 	During Latency `json:"during"`
@@ -114,6 +116,9 @@ func summarizeKind(kind Kind, ops []Op, releases, shifts []Window, death *Death)
 		}
 		if i == 0 || n < r.AtShift {
 			r.AtShift = n
+		}
+		if n > 0 {
+			r.Shifts++
 		}
 	}
 	return r

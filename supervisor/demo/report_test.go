@@ -28,8 +28,8 @@ func TestSummarize(t *testing.T) {
 	}
 	got := Summarize(ops, []Window{window(100, 300)}, []Window{window(150, 152), window(250, 251)}, nil)
 	want := []KindReport{
-		{Kind: WebSocket, Failed: 1, Cut: 1, AtShift: 1},
-		{Kind: TCP, OK: 5, Failed: 1, AtShift: 1, Before: Latency{2, 2}, During: Latency{7, 9}},
+		{Kind: WebSocket, Failed: 1, Cut: 1, AtShift: 1, Shifts: 2},
+		{Kind: TCP, OK: 5, Failed: 1, AtShift: 1, Shifts: 2, Before: Latency{2, 2}, During: Latency{7, 9}},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)

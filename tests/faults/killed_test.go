@@ -62,6 +62,7 @@ func killSupervisors(t *testing.T, settings demo.Settings, times int) (before, a
 	before = listening(t, n)
 	load := node.Load(t, n)
 	load.Slow = time.Second
+	load.ForgivesSessions = true // the keys of tickets die with their supervisor
 	ctx, stop := context.WithCancel(t.Context())
 	var clients sync.WaitGroup
 	clients.Go(func() { load.Run(ctx) })
