@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -35,7 +36,7 @@ func echoMessages(w http.ResponseWriter, r *http.Request) {
 	flush := http.NewResponseController(w)
 	for {
 		message, err := readGRPCMessage(r.Body)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			grpcStatus(w, 0, "")
 			return
 		}
