@@ -14,6 +14,10 @@ import (
 // statusEvery is how often a draining generation says what is left.
 const statusEvery = time.Second
 
+// settleTime bounds the wait for requests whose connections have closed to be
+// accounted for: they have nothing left to wait for themselves.
+const settleTime = time.Second
+
 // Run serves until ctx ends, then drains, and returns when the last connection
 // has closed. Closing lastCall, or the drain timeout, ends the wait: what is
 // left is then closed and counted. A generation runs once.
@@ -32,6 +36,7 @@ func (g *Generation) Run(ctx context.Context, lastCall <-chan struct{}) listener
 
 	<-ctx.Done()
 	tally := g.drain(lastCall)
+	g.opts.Ledger.Settle(settleTime)
 
 	for _, u := range g.upstreams {
 		u.Close()

@@ -22,7 +22,7 @@ type RequestSpan struct {
 	Generation uint64
 	Began      time.Time
 	Listener   string // names of what the record has numbers for
-	Route      string // empty: none
+	Route      string // see [ledger.Reading.RouteName]
 }
 
 // book is the ledger of one generation and what the supervisor has read in it.
@@ -32,6 +32,37 @@ type book struct {
 	mu     sync.Mutex
 	ledger *ledger.Ledger // nil once it is closed: last is the last reading
 	last   ledger.Reading
+}
+
+// newPhase marks, in the ledgers of both, the flows that come from now on: those
+// alone are compared. What takes longer than all but one in a hundred did so far
+// at the previous generation is slow from now on.
+func (s *Supervisor) newPhase(r *release) {
+	slow := ledger.DefaultSlow
+	if r.previous != nil && r.previous.book != nil {
+		before := r.previous.book.read()
+		served := before.Sum(func(k ledger.Key) bool { return k.Arm != ledger.Probe && k.Protocol != ledger.TCP })
+		if served.Requests >= enoughToCompare {
+			slow = served.Duration.Quantile(0.99)
+		}
+	}
+	for _, g := range []*generation{r.previous, r.candidate} {
+		if g != nil && g.book != nil {
+			g.book.phase(r.result.ID, slow)
+		}
+	}
+}
+
+// enoughToCompare is how many requests it takes for one in a hundred to be known.
+const enoughToCompare = 1000
+
+func (b *book) phase(n uint64, slow time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ledger != nil {
+		b.ledger.SetPhase(n)
+		b.ledger.SetSlow(slow)
+	}
 }
 
 // openBook makes a ledger for a generation that will keep one.
@@ -57,7 +88,7 @@ func (s *Supervisor) openBook(g *generation) error {
 	if err != nil {
 		return err
 	}
-	g.book = &book{spans: s.opts.RequestSpans, ledger: l}
+	g.book = &book{spans: s.keepSpans, ledger: l}
 	return nil
 }
 
@@ -97,7 +128,7 @@ func (b *book) collect() {
 			Listener: b.ledger.ListenerName(r.Listener), Route: b.ledger.RouteName(r.Route)})
 	})
 	b.last = b.ledger.Read()
-	if b.spans != nil && len(spans) > 0 {
+	if len(spans) > 0 {
 		b.spans(spans)
 	}
 }
@@ -155,61 +186,4 @@ func (g *generation) reading() (ledger.Reading, error) {
 		return r, fmt.Errorf("generation %d: %w", g.id, ErrNoLedger)
 	}
 	return r, nil
-}
-
-// LedgerStatus is what a generation has counted, summed up.
-type LedgerStatus struct {
-	// Damage says why nothing may be concluded from the ledger.
-	Damage string `json:"damage,omitempty"`
-	// Written is false if the generation does not keep its ledger.
-	Written    bool                      `json:"written"`
-	Requests   uint64                    `json:"requests"` // and streams, that have ended
-	Errors     uint64                    `json:"errors"`
-	Classes    map[string]uint64         `json:"classes"`
-	InFlight   uint64                    `json:"in_flight"`
-	OldestMS   float64                   `json:"oldest_ms"` // how long the oldest in flight has been so
-	Flows      ledger.Flows              `json:"flows"`
-	OpenFlows  uint64                    `json:"open_flows"`
-	P50MS      float64                   `json:"p50_ms"`
-	P99MS      float64                   `json:"p99_ms"`
-	LostSpans  uint64                    `json:"lost_spans"`  // kept, and overwritten before they were read
-	BeatAgeMS  float64                   `json:"beat_age_ms"` // since the generation said that it runs
-	Cut        uint64                    `json:"cut"`
-	ByListener map[string]ListenerLedger `json:"by_listener"`
-}
-
-// ListenerLedger is what one listener of a generation has counted.
-type ListenerLedger struct {
-	Requests uint64       `json:"requests"`
-	Errors   uint64       `json:"errors"`
-	InFlight uint64       `json:"in_flight"`
-	Flows    ledger.Flows `json:"flows"`
-}
-
-// status sums up the ledger as it is now; nil without one.
-func (b *book) status() *LedgerStatus {
-	if b == nil {
-		return nil
-	}
-	r := b.read()
-	t := r.Total()
-	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-	st := &LedgerStatus{
-		Damage: r.Damage, Written: r.Written, Requests: t.Requests, Errors: t.Errors(), Classes: map[string]uint64{}, ByListener: map[string]ListenerLedger{},
-		InFlight: t.InFlight, OldestMS: ms(r.Oldest), Flows: t.Flows, OpenFlows: t.Flows.Open(),
-		P50MS: ms(t.Duration.Quantile(0.5)), P99MS: ms(t.Duration.Quantile(0.99)), LostSpans: r.LostKept, Cut: r.Cut,
-	}
-	if r.Written {
-		st.BeatAgeMS = ms(r.At.Sub(r.Beat))
-	}
-	for c, n := range t.Classes {
-		if n > 0 {
-			st.Classes[ledger.Class(c).String()] = n
-		}
-	}
-	for i, l := range r.Listeners {
-		sum := r.Sum(func(k ledger.Key) bool { return int(k.Listener) == i })
-		st.ByListener[l.Name] = ListenerLedger{sum.Requests, sum.Errors(), l.Started - min(sum.Requests, l.Started), l.Flows}
-	}
-	return st
 }

@@ -136,7 +136,6 @@ func (s *Supervisor) removed(g *generation) { g.removeOnce.Do(func() { s.remove(
 
 func (s *Supervisor) remove(g *generation) {
 	g.closeSockets()
-	g.book.close()
 	if d := s.steering.datagramGroups(); d != nil && !g.leftover() {
 		d.dead(g.slot) // again, should it have ended before it was put there
 	}
@@ -158,6 +157,8 @@ func (s *Supervisor) remove(g *generation) {
 	defer s.mu.Unlock()
 	undeclared := last[flows.OpenAtExit] - min(last[flows.OpenAtExit], uint64(g.cut+g.idleClosed))
 	s.drained.Undeclared += undeclared
+	s.endAccount(g)
+	g.book.close()
 	s.generations = slices.DeleteFunc(s.generations, func(other *generation) bool { return other == g })
 	if !g.leftover() {
 		s.slots[g.slot] = nil

@@ -17,6 +17,7 @@ func (s *Supervisor) shiftOver(ctx context.Context, r *release) error {
 			return err // before anything has moved
 		}
 	}
+	s.newPhase(r)
 	salt := newSalt() // one for the whole ramp
 	for _, share := range r.ramp() {
 		if share >= 1 {

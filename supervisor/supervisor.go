@@ -77,6 +77,8 @@ type Supervisor struct {
 	// it may already say READY=1.
 	births sync.Mutex
 
+	exemplars exemplars
+
 	mu          sync.Mutex
 	state       state // as it is in the file
 	generations []*generation
@@ -94,6 +96,7 @@ type Supervisor struct {
 	kept        *recipe       // what the generation before the current one ran
 	history     []Result
 	outcomes    map[Outcome]uint64
+	counted     Counted // by generations that have ended
 	drained     Drained
 	stopping    bool
 }
@@ -114,10 +117,10 @@ const keptResults = 256
 func New(o Options) (_ *Supervisor, err error) {
 	s := &Supervisor{
 		opts: o, config: o.Config, log: o.Log, tracer: o.Tracer,
-		outcomes: map[Outcome]uint64{},
-		certs:    make(chan struct{}, 1),
-		hurried:  make(chan struct{}),
-		wake:     make(chan struct{}, 1), abandon: make(chan struct{}),
+		outcomes: map[Outcome]uint64{}, counted: newCounted(),
+		certs:   make(chan struct{}, 1),
+		hurried: make(chan struct{}),
+		wake:    make(chan struct{}, 1), abandon: make(chan struct{}),
 	}
 	s.patience.Store(int64(probeTimeout))
 	if s.log == nil {

@@ -257,7 +257,7 @@ func TestAdoptedLedgerGoesOn(t *testing.T) {
 	if x, y := a.Total(), b.Total(); x.Requests != y.Requests || x.InFlight != y.InFlight || b.Damage != "" || b.Generation != 7 {
 		t.Errorf("%d requests, the first reader says %d; %s", y.Requests, x.Requests, b.Damage)
 	}
-	if next.ListenerName(1) != "raw" || next.RouteName(1) != "api" || next.RouteName(NoRoute) != "" {
+	if next.ListenerName(1) != "raw" || next.RouteName(1) != "api" || next.RouteName(NoRoute) != "none" {
 		t.Errorf("%q, %q", next.ListenerName(1), next.RouteName(1))
 	}
 }

@@ -52,17 +52,20 @@ func (h *Histogram) Quantile(q float64) time.Duration {
 	return BucketLow(NumBuckets)
 }
 
-// Above counts the durations in buckets that begin at d or later.
-func (h *Histogram) Above(d time.Duration) (n uint64) {
-	for i := bucketOf(d); i < NumBuckets; i++ {
-		if BucketLow(i) >= d {
-			n += h.Buckets[i]
-		}
+// Power is i where d is at least 2^i microseconds and less than twice that; 0 for
+// what is shorter.
+func Power(d time.Duration) int { return max(bits.Len64(uint64(max(d, 0)/time.Microsecond))-1, 0) }
+
+// Below counts the durations of less than 2^power microseconds, for powers from 4 on.
+func (h *Histogram) Below(power int) (n uint64) {
+	for _, in := range h.Buckets[:min(16*(power-3), NumBuckets)] {
+		n += in
 	}
 	return n
 }
 
-func (h *Histogram) add(other *Histogram) {
+// Add counts what another histogram has counted as well.
+func (h *Histogram) Add(other *Histogram) {
 	h.Count += other.Count
 	h.Sum += other.Sum
 	for i, n := range other.Buckets {

@@ -77,13 +77,8 @@ func (l *Ledger) ListenerName(i uint16) string {
 	return l.shape.listeners[i]
 }
 
-// RouteName is the name of a route by its number in a record; empty for NoRoute and OtherRoute.
-func (l *Ledger) RouteName(i uint16) string {
-	if int(i) >= len(l.shape.routes) {
-		return ""
-	}
-	return l.shape.routes[i]
-}
+// RouteName is as [Reading.RouteName].
+func (l *Ledger) RouteName(i uint16) string { return (&Reading{Routes: l.shape.routes}).RouteName(i) }
 
 // Close unmaps the pages and closes the memfd. A generation that runs keeps its own.
 func (l *Ledger) Close() error {
@@ -293,7 +288,7 @@ func (l *Ledger) readFlows(r *Reading) (err error) {
 					return fmt.Errorf("a counter of listener %s is at %d", to.Name, v[at])
 				}
 			}
-			to.Flows = to.Flows.plus(Flows{v[fAccepted], v[fClosed], v[fReset], v[fFailed]}, 1)
+			to.Flows = to.Flows.Plus(Flows{v[fAccepted], v[fClosed], v[fReset], v[fFailed]})
 			to.Started += v[fStarted]
 			r.Untracked += v[fUntracked]
 		}

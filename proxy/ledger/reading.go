@@ -17,8 +17,13 @@ type Flows struct {
 // Open is how many flows there are.
 func (f Flows) Open() uint64 { return f.Accepted - min(f.Closed, f.Accepted) }
 
-func (f Flows) plus(g Flows, sign uint64) Flows {
-	return Flows{f.Accepted + sign*g.Accepted, f.Closed + sign*g.Closed, f.Reset + sign*g.Reset, f.Failed + sign*g.Failed}
+// Plus is the sum of both.
+func (f Flows) Plus(g Flows) Flows {
+	return Flows{f.Accepted + g.Accepted, f.Closed + g.Closed, f.Reset + g.Reset, f.Failed + g.Failed}
+}
+
+func (f Flows) minus(g Flows) Flows {
+	return Flows{f.Accepted - g.Accepted, f.Closed - g.Closed, f.Reset - g.Reset, f.Failed - g.Failed}
 }
 
 // ListenerReading is what one listener has counted.
@@ -59,6 +64,18 @@ type Reading struct {
 	Series    []Series
 }
 
+// RouteName is the name of a route by its number in a key: "none" and "other" for
+// those that are none.
+func (r *Reading) RouteName(i uint16) string {
+	switch {
+	case int(i) < len(r.Routes):
+		return r.Routes[i]
+	case i == NoRoute:
+		return "none"
+	}
+	return "other"
+}
+
 // Totals is a reading summed up.
 type Totals struct {
 	Flows    Flows
@@ -84,7 +101,7 @@ func (r *Reading) Total() Totals {
 	t := r.Sum(func(Key) bool { return true })
 	for _, l := range r.Listeners {
 		t.Started += l.Started
-		t.Flows = t.Flows.plus(l.Flows, 1)
+		t.Flows = t.Flows.Plus(l.Flows)
 	}
 	t.InFlight = t.Started - min(t.Requests, t.Started)
 	return t
@@ -97,7 +114,7 @@ func (r *Reading) Sum(wanted func(Key) bool) (t Totals) {
 		if s := &r.Series[i]; wanted(s.Key) {
 			t.Classes[s.Class] += s.Count
 			t.Requests += s.Count
-			t.Duration.add(&s.Histogram)
+			t.Duration.Add(&s.Histogram)
 		}
 	}
 	return t
@@ -117,7 +134,7 @@ func (r *Reading) Since(before *Reading) Reading {
 	d.Listeners = append([]ListenerReading(nil), r.Listeners...)
 	for i := range d.Listeners {
 		if i < len(before.Listeners) {
-			d.Listeners[i].Flows = d.Listeners[i].Flows.plus(before.Listeners[i].Flows, ^uint64(0))
+			d.Listeners[i].Flows = d.Listeners[i].Flows.minus(before.Listeners[i].Flows)
 			d.Listeners[i].Started -= before.Listeners[i].Started
 		}
 	}

@@ -55,6 +55,15 @@ type Record struct {
 	Error    string // why the answer was the proxy's own
 }
 
+// Counted is the duration that histograms count: of what was upgraded it is the
+// time until the head, for how long it lived says nothing about us.
+func (r *Record) Counted() time.Duration {
+	if r.Protocol == WebSocket {
+		return r.Head
+	}
+	return r.Duration
+}
+
 // What a slot has room for, in bytes of text.
 const (
 	keptFixed = 13 // words

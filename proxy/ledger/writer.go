@@ -80,6 +80,33 @@ func (w *Writer) Cut(n int) {
 	}
 }
 
+// Settle waits until all requests that have begun have ended, at most for the
+// time given. Whoever served one may have closed its connection and not yet said
+// so here.
+func (w *Writer) Settle(within time.Duration) {
+	if w == nil {
+		return
+	}
+	for late := time.Now().Add(within); w.inFlight() > 0 && time.Now().Before(late); time.Sleep(time.Millisecond) {
+	}
+}
+
+func (w *Writer) inFlight() int64 {
+	var n int64
+	for i := range numSeries {
+		if w.mem[w.layout.keys+i].Load() == 0 {
+			continue
+		}
+		for shard := range w.shape.shards {
+			n -= int64(w.mem[w.layout.cell(shard, i)+cCount].Load())
+		}
+	}
+	for i := range w.shape.shards * len(w.shape.listeners) {
+		n += int64(w.mem[w.layout.flows+i*flowWords+fStarted].Load())
+	}
+	return n
+}
+
 func (w *Writer) mono(t time.Time) int64 { return w.baseMono + int64(t.Sub(w.base)) }
 
 // Flow is the account of one accepted connection. The zero value keeps none.
@@ -181,10 +208,7 @@ func (c *Call) End(r *Record, now time.Time) {
 	case f.phase != w.mem[hPhase].Load():
 		r.Arm = Old
 	}
-	counted := r.Duration
-	if r.Protocol == WebSocket {
-		counted = r.Head // how long it lived says nothing about us
-	}
+	counted := r.Counted()
 
 	series := w.series(r.Key)
 	cell := w.mem[w.layout.cell(f.shard, series):][:cellWords]

@@ -31,6 +31,9 @@ var (
 )
 
 func (collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range requestDescs {
+		ch <- d
+	}
 	for _, d := range []*prometheus.Desc{readyDesc, currentDesc, generationsDesc, releasesDesc, stageDesc, endedDesc, cutDesc, idleClosedDesc, halfOpenDesc, refusedDesc, undeclaredDesc, openFlowsDesc, flowsDesc, generationDesc, runsDesc, slotRunsDesc} {
 		ch <- d
 	}
@@ -44,6 +47,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
 	}
 	st := c.supervisor.Status()
+	c.collectRequests(ch, &st)
 	ready := 0.0
 	if c.supervisor.Ready() {
 		ready = 1

@@ -104,7 +104,7 @@ func printStatus(st supervisor.Status) {
 
 func printGenerations(all []supervisor.GenerationStatus) {
 	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "GENERATION\tSTATE\tSLOT\tPID\tAGE\tDRAIN ENDS\tBINARY\tCONFIG\tSAYS")
+	fmt.Fprintln(w, "GENERATION\tSTATE\tSLOT\tPID\tAGE\tDRAIN ENDS\tREQUESTS\tERRORS\tIN FLIGHT\tP99\tBINARY\tCONFIG\tSAYS")
 	for _, g := range all {
 		ends := "-"
 		if !g.Deadline.IsZero() {
@@ -114,9 +114,20 @@ func printGenerations(all []supervisor.GenerationStatus) {
 		if !g.Started.IsZero() {
 			age = time.Since(g.Started).Round(time.Second).String()
 		}
-		fmt.Fprintf(w, "%d\t%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\n", g.ID, g.State, g.Slot, g.PID, age, ends, g.Binary, g.Config, g.Message)
+		fmt.Fprintf(w, "%d\t%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", g.ID, g.State, g.Slot, g.PID, age, ends, account(g.Ledger), g.Binary, g.Config, g.Message)
 	}
 	w.Flush()
+}
+
+// account is the columns of what a generation has counted.
+func account(l *supervisor.LedgerStatus) string {
+	switch {
+	case l == nil || !l.Written && l.Damage == "":
+		return "-\t-\t-\t-"
+	case l.Damage != "":
+		return "damaged\t-\t-\t-"
+	}
+	return fmt.Sprintf("%d\t%d\t%d\t%.1fms", l.Requests, l.Errors, l.InFlight, l.P99MS)
 }
 
 func printReleases(all []supervisor.Result) {

@@ -1,0 +1,385 @@
+package proxy_test
+
+import (
+	"encoding/hex"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/baton-mesh/baton/proxy"
+	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/proxy/ledger"
+	"github.com/baton-mesh/baton/proxy/listener"
+)
+
+// accounted is a generation that keeps a ledger, and the ledger.
+func accounted(t *testing.T, web, raw string, change ...func(*config.Config)) (*node, *ledger.Ledger) {
+	t.Helper()
+	l, err := ledger.Create(ledger.Options{Generation: 7, Listeners: []string{"web", "raw"}, Routes: []string{"web", "raw"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	w, err := ledger.Open(l.FD())
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Its pages stay: a request that was cut may end after the generation has.
+	return startWith(t, func(o *proxy.Options) { o.Ledger = w }, web, raw, change...), l
+}
+
+// totals waits until so many requests have ended, and checks that none is counted beyond.
+func totals(t *testing.T, l *ledger.Ledger, ended, inFlight uint64, flows ledger.Flows) *ledger.Reading {
+	t.Helper()
+	var r ledger.Reading
+	var got ledger.Totals
+	if !within(30*time.Second, func() bool {
+		r = l.Read()
+		got = r.Total()
+		return r.Damage != "" || got.Requests >= ended && got.InFlight == inFlight && got.Flows == flows
+	}) || r.Damage != "" || got.Requests != ended {
+		t.Fatalf("%d requests ended, %d in flight, flows %+v, damage %q; want %d, %d, %+v", got.Requests, got.InFlight, got.Flows, r.Damage, ended, inFlight, flows)
+	}
+	return &r
+}
+
+// classes are the requests counted, by protocol, route and class.
+func classes(r *ledger.Reading) map[string]uint64 {
+	all := map[string]uint64{}
+	for _, s := range r.Series {
+		all[s.Protocol.String()+" "+r.RouteName(s.Route)+" "+s.Class.String()] += s.Count
+	}
+	return all
+}
+
+func want(t *testing.T, got, want map[string]uint64) {
+	t.Helper()
+	for what, n := range want {
+		if got[what] != n {
+			t.Errorf("%s: %d, want %d", what, got[what], n)
+		}
+		delete(got, what)
+	}
+	for what, n := range got {
+		t.Errorf("%s: %d, want none", what, n)
+	}
+}
+
+func TestEachRequestAndConnectionIsCountedOnce(t *testing.T) {
+	answer := func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/missing":
+			w.WriteHeader(http.StatusNotFound)
+		case "/bad":
+			w.WriteHeader(http.StatusInternalServerError)
+		case "/moved":
+			w.WriteHeader(http.StatusFound)
+		case "/broken":
+			w.Header().Set("Content-Length", "100")
+			io.WriteString(w, "not a hundred")
+			w.(http.Flusher).Flush()
+			panic(http.ErrAbortHandler)
+		default:
+			io.WriteString(w, "hello")
+		}
+	}
+	check := func(t *testing.T, protocol ledger.Protocol, client *http.Client, base string, l *ledger.Ledger) {
+		t.Helper()
+		for path, times := range map[string]int{"/": 5, "/missing": 2, "/bad": 3, "/moved": 1} {
+			for range times {
+				res, err := client.Get(base + path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				io.Copy(io.Discard, res.Body)
+				res.Body.Close()
+			}
+		}
+		if res, err := client.Get(base + "/broken"); err == nil {
+			if _, err := io.Copy(io.Discard, res.Body); err == nil {
+				t.Error("the broken response looks whole")
+			}
+			res.Body.Close()
+		}
+		client.CloseIdleConnections()
+		eventually(t, "the requests have ended and the connections are closed", func() bool {
+			r := l.Read()
+			total := r.Total()
+			return total.Requests >= 12 && total.InFlight == 0 && total.Flows.Open() == 0
+		})
+		r := l.Read()
+		p := protocol.String()
+		want(t, classes(&r), map[string]uint64{p + " web 2xx": 5, p + " web 4xx": 2, p + " web 5xx": 3, p + " web 3xx": 1, p + " web aborted": 1})
+		if flows := r.Total().Flows; flows.Accepted == 0 || flows.Failed == 0 || flows.Failed > flows.Accepted {
+			t.Errorf("flows %+v", flows)
+		}
+	}
+	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	t.Run("http1", func(t *testing.T) {
+		n, l := accounted(t, origin(t, answer), "")
+		client := &http.Client{Transport: new(http.Transport), CheckRedirect: stay, Timeout: time.Minute}
+		check(t, ledger.HTTP1, client, "http://"+n.web, l)
+	})
+	eachFlavour(t, func(t *testing.T, f flavour) {
+		n, l := accounted(t, origin(t, answer), "", f.config...)
+		client := f.client(t, on(n))
+		client.CheckRedirect = stay
+		check(t, ledger.HTTP2, client, f.url(""), l)
+	})
+}
+
+func TestOurOwnAnswersAreCounted(t *testing.T) {
+	nobody := listen(t)
+	gone := nobody.Addr().String()
+	nobody.Close()
+	n, l := accounted(t, gone, "", func(c *config.Config) {
+		c.Routes[0].Match.PathPrefix = "/a"
+	})
+	c := dial(t, n.web)
+	for _, path := range []string{"/a", "/b"} { // 502 and 404
+		c.get(path)
+		c.response()
+	}
+	c.send("GET /a HTTP/1.1\r\nHost: a\r\nContent-Type: application/grpc\r\n\r\n")
+	if res, _ := c.response(); res.StatusCode != http.StatusOK {
+		t.Errorf("a gRPC client is answered %d", res.StatusCode)
+	}
+	r := totals(t, l, 3, 0, ledger.Flows{Accepted: 1, Failed: 1})
+	want(t, classes(r), map[string]uint64{"http1 web 5xx": 2, "http1 none 4xx": 1})
+	seen := map[string]bool{}
+	l.Kept(func(k *ledger.Record) { seen[k.Error] = true })
+	if !seen["upstream-connect"] {
+		t.Errorf("the kept spans have the errors %v", seen)
+	}
+}
+
+func TestFailedCallOfGRPCIsAnError(t *testing.T) {
+	n, l := accounted(t, grpcOrigin(t), "", h2cUpstream)
+	conn := flavours[1].grpcClient(t, on(n))
+	if _, err := unary(t.Context(), conn, "hello"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unary(t.Context(), conn, "wrong"); status.Code(err) != codes.FailedPrecondition {
+		t.Fatal(err)
+	}
+	err := conn.Invoke(t.Context(), "/test.Echo/Nothing", wrapperspb.String(""), new(wrapperspb.StringValue))
+	if status.Code(err) != codes.Unimplemented {
+		t.Fatal(err)
+	}
+	r := totals(t, l, 3, 0, ledger.Flows{Accepted: 1, Failed: 1})
+	want(t, classes(r), map[string]uint64{"http2 web 2xx": 2, "http2 web 5xx": 1})
+}
+
+// What is left in the middle of its response was not answered badly.
+func TestClientThatLeavesIsNoError(t *testing.T) {
+	arrived, left := make(chan struct{}), make(chan struct{})
+	n, l := accounted(t, origin(t, func(w http.ResponseWriter, r *http.Request) {
+		close(arrived)
+		<-r.Context().Done()
+		close(left)
+	}), "")
+	c := dial(t, n.web)
+	c.get("/")
+	<-arrived
+	totals(t, l, 0, 1, ledger.Flows{Accepted: 1})
+	c.Close()
+	<-left
+	r := totals(t, l, 1, 0, ledger.Flows{Accepted: 1, Closed: 1})
+	want(t, classes(r), map[string]uint64{"http1 web left": 1})
+}
+
+func TestWebSocketIsOneRequest(t *testing.T) {
+	n, l := accounted(t, webSocketOrigin(t, func(conn net.Conn, r io.Reader) { io.Copy(conn, r) }), "")
+	c := upgrade(t, n, "")
+	totals(t, l, 0, 1, ledger.Flows{Accepted: 1})
+	c.Close()
+	r := totals(t, l, 1, 0, ledger.Flows{Accepted: 1, Closed: 1})
+	want(t, classes(r), map[string]uint64{"websocket web 1xx": 1})
+}
+
+// The process may end as soon as Run has returned: nothing may be open then.
+func TestAccountIsSettledWhenAGenerationEnds(t *testing.T) {
+	const many = 20
+	n, l := accounted(t, webSocketOrigin(t, func(conn net.Conn, r io.Reader) { io.Copy(io.Discard, r) }), "", quick)
+	var all []*client
+	for range many {
+		all = append(all, upgrade(t, n, ""))
+	}
+	n.term()
+	n.lastCall()
+	for _, c := range all {
+		c.Close()
+	}
+	<-n.done
+	r := l.Read()
+	if total := r.Total(); total.InFlight != 0 || total.Flows.Open() != 0 || total.Requests != many {
+		t.Errorf("%d in flight, %d ended, %+v", total.InFlight, total.Requests, total.Flows)
+	}
+}
+
+func TestStreamsAreCounted(t *testing.T) {
+	nobody := listen(t)
+	gone := nobody.Addr().String()
+	nobody.Close()
+	echo := serveTCP(t, func(c *net.TCPConn) { io.Copy(c, c) })
+	for _, test := range []struct {
+		name, upstream string
+		end            func(*client)
+		flows          ledger.Flows
+		class          string
+	}{
+		{"ended", echo, func(c *client) { c.send("x"); c.r.ReadByte(); c.CloseWrite(); c.ended() }, ledger.Flows{Accepted: 1, Closed: 1}, "ended"},
+		{"reset by the client", echo, func(c *client) { c.send("x"); c.r.ReadByte(); c.SetLinger(0); c.Close() }, ledger.Flows{Accepted: 1, Closed: 1, Reset: 1}, "ended"},
+		{"nobody behind", gone, func(c *client) { c.r.ReadByte() }, ledger.Flows{Accepted: 1, Closed: 1, Reset: 1, Failed: 1}, "failed"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			n, l := accounted(t, "", test.upstream)
+			test.end(dial(t, n.raw))
+			want(t, classes(totals(t, l, 1, 0, test.flows)), map[string]uint64{"tcp raw " + test.class: 1})
+		})
+	}
+}
+
+func TestResetOfTheClientIsCounted(t *testing.T) {
+	n, l := accounted(t, origin(t, hello), "")
+	c := dial(t, n.web)
+	c.get("/")
+	c.response()
+	c.SetLinger(0)
+	c.Close()
+	totals(t, l, 1, 0, ledger.Flows{Accepted: 1, Closed: 1, Reset: 1})
+}
+
+func TestWhatTheDeadlineCutsIsDeclared(t *testing.T) {
+	hang := make(chan struct{})
+	defer close(hang)
+	var arrived sync.WaitGroup
+	arrived.Add(2)
+	n, l := accounted(t, origin(t, func(w http.ResponseWriter, r *http.Request) {
+		arrived.Done()
+		select {
+		case <-hang:
+		case <-r.Context().Done():
+		}
+	}), "", quick)
+	for range 2 {
+		dial(t, n.web).get("/")
+	}
+	arrived.Wait()
+	n.term()
+	n.drained(listener.Tally{Cut: 2})
+	r := l.Read()
+	if total := r.Total(); r.Cut != 2 || total.InFlight != 0 {
+		t.Errorf("%d cut, %d in flight", r.Cut, total.InFlight)
+	}
+	l.Kept(func(k *ledger.Record) {
+		if k.Flags&ledger.Anomalous == 0 {
+			t.Errorf("the span of a request that was cut: %+v", k)
+		}
+	})
+}
+
+// The trace context goes on as it came, unless the caller samples: then what is
+// behind us becomes our child, and our span is kept.
+func TestTraceContext(t *testing.T) {
+	const trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+	got := make(chan http.Header, 1)
+	n, l := accounted(t, origin(t, func(w http.ResponseWriter, r *http.Request) {
+		got <- r.Header
+	}), "")
+	long := "01-" + trace + "-" + parent + "-01-more"
+	tests := []struct {
+		name, field string
+		child       bool
+	}{
+		{"none", "", false},
+		{"sampled", "00-" + trace + "-" + parent + "-01", true},
+		{"sampled, with other flags", "00-" + trace + "-" + parent + "-03", true},
+		{"not sampled", "00-" + trace + "-" + parent + "-00", false},
+		{"a later version", long, true},
+		{"no such version", strings.Replace(long, "01-", "ff-", 1), false},
+		{"version 00 with more", strings.Replace(long, "01-", "00-", 1), false},
+		{"zero trace", "00-" + strings.Repeat("0", 32) + "-" + parent + "-01", false},
+		{"zero parent", "00-" + trace + "-" + strings.Repeat("0", 16) + "-01", false},
+		{"upper case", "00-" + strings.ToUpper(trace) + "-" + parent + "-01", false},
+		{"short", "00-" + trace + "-" + parent, false},
+		{"no hex", "00-" + strings.Repeat("x", 32) + "-" + parent + "-01", false},
+	}
+	c := dial(t, n.web)
+	for i, test := range tests {
+		fields := "Tracestate: a=b\r\n"
+		if test.field != "" {
+			fields += "Traceparent: " + test.field + "\r\n"
+		}
+		c.send("GET / HTTP/1.1\r\nHost: a.example\r\n" + fields + "\r\n")
+		c.response()
+		header := <-got
+		if header.Get("Tracestate") != "a=b" {
+			t.Errorf("%s: tracestate %q", test.name, header.Get("Tracestate"))
+		}
+		totals(t, l, uint64(i+1), 0, ledger.Flows{Accepted: 1})
+		var kept []ledger.Record
+		l.Kept(func(r *ledger.Record) { kept = append(kept, *r) })
+		field := header.Get("Traceparent")
+		if !test.child {
+			if field != test.field {
+				t.Errorf("%s: %q went on as %q", test.name, test.field, field)
+			}
+			continue
+		}
+		if len(kept) != 1 {
+			t.Fatalf("%s: %d spans kept", test.name, len(kept))
+		}
+		k := kept[0]
+		span := hex.EncodeToString(k.SpanID[:])
+		if want := "00-" + trace + "-" + span + test.field[52:55]; field != want || span == parent {
+			t.Errorf("%s: %q went on, want %q", test.name, field, want)
+		}
+		if hex.EncodeToString(k.TraceID[:]) != trace || hex.EncodeToString(k.ParentID[:]) != parent || k.Flags&ledger.Sampled == 0 {
+			t.Errorf("%s: %+v", test.name, k)
+		}
+		if k.Method != "GET" || k.Host != "a.example" || k.Path != "/" || k.Status != 200 || k.Client == "" || k.Upstream == "" || k.Head <= 0 || k.Index != uint32(i) {
+			t.Errorf("%s: %+v", test.name, k)
+		}
+	}
+}
+
+// Without a ledger nothing is kept, so nobody is to be our child.
+func TestTraceContextWithoutALedger(t *testing.T) {
+	const field = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	got := make(chan string, 1)
+	n := start(t, origin(t, func(w http.ResponseWriter, r *http.Request) { got <- r.Header.Get("Traceparent") }), "")
+	c := dial(t, n.web)
+	c.send("GET / HTTP/1.1\r\nHost: a\r\nTraceparent: " + field + "\r\n\r\n")
+	c.response()
+	if went := <-got; went != field {
+		t.Errorf("%q went on", went)
+	}
+}
+
+func TestLedgerOfAnotherConfigurationIsNotKept(t *testing.T) {
+	l, err := ledger.Create(ledger.Options{Generation: 7, Listeners: []string{"other"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	w, err := ledger.Open(l.FD())
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := startWith(t, func(o *proxy.Options) { o.Ledger = w }, origin(t, hello), "")
+	c := dial(t, n.web)
+	c.get("/")
+	c.response()
+	if r := l.Read(); r.Total().Started != 0 || r.Damage != "" {
+		t.Errorf("%+v", r)
+	}
+}
