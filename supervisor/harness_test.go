@@ -33,9 +33,12 @@ import (
 const asGeneration = "be-a-generation"
 
 func TestMain(m *testing.M) {
-	if len(os.Args) > 2 && os.Args[1] == asGeneration {
+	switch {
+	case len(os.Args) > 2 && os.Args[1] == asGeneration:
 		generationMain(os.Args[2])
 		return
+	case len(os.Args) == 2 && os.Args[1] == "check":
+		return // a generation that likes every configuration
 	}
 	need.RootForAll("a supervisor loads BPF programs")
 	before := descriptors()
@@ -125,6 +128,10 @@ func generationMain(how string) {
 	})}
 	stop := make(chan os.Signal, 2)
 	signal.Notify(stop, syscall.SIGTERM)
+	if how == "keeps-account" {
+		keepsAccount(listeners, func() { notify("READY=1") }, stop)
+		return
+	}
 	if bad, ok := misbehave(how); ok {
 		server.Handler = bad
 	}
@@ -314,23 +321,27 @@ func (n *node) like(how string, change ...func(*config.Config)) *config.Config {
 }
 
 // serve starts a supervisor and waits for its first generation.
-func serve(t *testing.T, c *config.Config) *node {
+func serve(t *testing.T, c *config.Config, change ...func(*Options)) *node {
 	t.Helper()
-	n, err := tryServe(t, c)
+	n, err := tryServe(t, c, change...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return n
 }
 
-func tryServe(t *testing.T, c *config.Config) (*node, error) {
+func tryServe(t *testing.T, c *config.Config, change ...func(*Options)) (*node, error) {
 	t.Helper()
 	n := &node{t: t, conf: c, addr: c.Listeners[0].Address, log: new(logBuffer)}
 	serving := make(chan struct{})
-	s, err := New(Options{
+	o := Options{
 		Config: c, Log: slog.New(slog.NewTextHandler(n.log, nil)),
 		Serving: func() { close(serving) },
-	})
+	}
+	for _, f := range change {
+		f(&o)
+	}
+	s, err := New(o)
 	if err != nil {
 		return nil, err
 	}
