@@ -180,7 +180,7 @@ func free(w *Writer) int {
 // they are whole.
 func scribbleRecords(w *Writer, v uint64) {
 	ring := w.layout.keptRing()
-	for i := range uint64(w.mem[ring.at].Load()) {
+	for i := range w.mem[ring.at].Load() {
 		slot := ring.slot(w.mem, i)
 		for j := 1; j < len(slot); j++ {
 			slot[j].Store(v)

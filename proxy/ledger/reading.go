@@ -145,7 +145,7 @@ func (r *Reading) Since(before *Reading) Reading {
 	d.Series = append([]Series(nil), r.Series...)
 	for i := range d.Series {
 		if h := was[d.Series[i].Key]; h != nil {
-			d.Series[i].Histogram.sub(h)
+			d.Series[i].sub(h)
 		}
 	}
 	return d

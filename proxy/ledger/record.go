@@ -90,7 +90,7 @@ func (r *Record) putRequest(slot []atomic.Uint64, done uint64) {
 	slot[3].Store(binary.BigEndian.Uint64(r.SpanID[:]))
 	slot[4].Store(uint64(r.Start))
 	slot[5].Store(us<<32 | uint64(uint16(r.Status))<<16 | uint64(r.Flags))
-	slot[6].Store(r.Key.pack())
+	slot[6].Store(r.pack())
 	slot[7].Store(r.Flow)
 	slot[0].Store(done)
 }
@@ -119,7 +119,7 @@ func (r *Record) putKept(slot []atomic.Uint64, done uint64) {
 	slot[5].Store(uint64(r.Start))
 	slot[6].Store(uint64(r.Duration))
 	slot[7].Store(uint64(r.Head))
-	slot[8].Store(r.Key.pack())
+	slot[8].Store(r.pack())
 	slot[9].Store(uint64(r.Index)<<32 | uint64(uint16(r.Status))<<16 | uint64(r.Flags))
 	slot[10].Store(r.Flow)
 	slot[11].Store(uint64(r.FlowAge))
