@@ -73,6 +73,14 @@ func (s *Supervisor) drain(g *generation, timeout time.Duration) {
 		s.steering.empty(g.slot)
 		g.closeSockets()
 	}
+	if s.linger(g, timeout) {
+		// What follows has all its time.
+		deadline = time.Now().Add(timeout)
+		s.mu.Lock()
+		g.deadline = deadline
+		s.mu.Unlock()
+		end.Reset(timeout)
+	}
 	if g.process.Signal(syscall.SIGTERM) != nil {
 		return // it has ended
 	}

@@ -42,6 +42,9 @@ func (s *Supervisor) openSteerer(mode config.Steering, attach bool) error {
 		}
 		s.steering = shared
 		s.log.Warn("takeover mode: generations share their listening sockets; no probe by the public address, no ramp, no guard", "reason", s.why)
+		if s.config.Release.Linger > 0 {
+			s.log.Warn("release.linger has no effect in takeover mode: who lingers accepts new flows")
+		}
 		if user := s.config.Proxy.User; os.Geteuid() != 0 {
 			s.log.Warn("not root: generations run as this user", "uid", os.Geteuid(), "instead_of", user)
 		}

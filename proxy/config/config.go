@@ -238,6 +238,8 @@ type Release struct {
 	ReadyTimeout time.Duration `mapstructure:"ready_timeout" yaml:"ready_timeout"`
 	// Ramp lists the shares of new flows the candidate gets, rising, ending with 100%.
 	Ramp []Percent `mapstructure:"ramp" yaml:"ramp" jsonschema:"minItems=1"`
+	// Linger is how long an old generation without new flows is left alone while clients are connected to it, before it is told to stop.
+	Linger time.Duration `mapstructure:"linger" yaml:"linger"`
 	// DrainTimeout is how long an old generation may finish the flows it owns.
 	DrainTimeout time.Duration `mapstructure:"drain_timeout" yaml:"drain_timeout"`
 	// MaxGenerations bounds the generations alive at once, draining ones included.

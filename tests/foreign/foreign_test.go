@@ -19,6 +19,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/baton-mesh/baton/supervisor/demo"
 	"github.com/baton-mesh/baton/tests/need"
@@ -123,16 +124,30 @@ func releases(t *testing.T) int {
 }
 
 // releaseUnderLoad replaces a server by itself while clients keep their
-// connections busy, and judges what they saw.
+// connections busy, and judges what they saw. Clients with a bound of their own,
+// as pools and other proxies have, leave within release.linger. Those that never
+// leave meet what the server does when it is told to stop.
 func releaseUnderLoad(t *testing.T, command ...string) {
+	t.Run("clients that leave", func(t *testing.T) {
+		load := release(t, time.Minute, 100, command...)
+		if n := load.raced.Load(); n != 0 {
+			t.Errorf("%d kept connections were closed under a request", n)
+		}
+	})
+	if os.Getenv("BATON_RELEASES") != "" { // for the figure; it shows the servers, not Baton
+		t.Run("clients that stay", func(t *testing.T) { release(t, 0, 1<<30, command...) })
+	}
+}
+
+func release(t *testing.T, linger time.Duration, most int, command ...string) *load {
 	n := releases(t)
-	settings := demo.Settings{Config: config, Command: command}
+	settings := demo.Settings{Config: fmt.Sprintf(config, linger), Command: command}
 	running := node.Start(t, demo.Place{}, settings)
 	file, err := running.WriteConfig("candidate", settings)
 	if err != nil {
 		t.Fatal(err)
 	}
-	load := &load{address: running.HTTP.String()}
+	load := &load{address: running.HTTP.String(), most: most}
 	ctx, stop := context.WithCancel(t.Context())
 	var clients sync.WaitGroup
 	for range 8 {
@@ -166,9 +181,11 @@ func releaseUnderLoad(t *testing.T, command ...string) {
 	if n := len(load.servers); n < 2 {
 		t.Errorf("%d servers answered: none was replaced", n)
 	}
+	return load
 }
 
-// config is that of a node whose generations are somebody else's server.
+// config is that of a node whose generations are somebody else's server; the
+// verb stands for release.linger.
 const config = `node: {name: foreign, server_id: 1}
 runtime_dir: {{.Node.Dir}}/run
 admin: {socket: {{.Node.Dir}}/run/admin.sock, address: ""}
@@ -178,7 +195,7 @@ routes:
   - {name: all, listeners: [web], match: {path_prefix: /}, upstreams: [{name: none}]}
 upstreams:
   - {name: none, endpoints: ["127.0.0.1:9"]}
-proxy: {command: [{{range $i, $word := .Command}}{{if $i}}, {{end}}{{printf "%q" $word}}{{end}}], user: nobody, nonblocking: false, baton: false}
-release: {drain_timeout: 10s, verify: {window: 100ms}}
+proxy: {command: [{{range $i, $word := .Command}}{{if $i}}, {{end}}{{printf "%%q" $word}}{{end}}], user: nobody, nonblocking: false, baton: false}
+release: {linger: %v, max_generations: 64, drain_timeout: 10s, verify: {window: 100ms}}
 shutdown: {lead: 0s}
 `

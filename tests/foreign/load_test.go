@@ -18,6 +18,8 @@ import (
 // and hide what this is about.
 type load struct {
 	address string
+	// most is how many requests the clients that keep connections make on one.
+	most int
 
 	answered, reused atomic.Int64 // requests; those on a connection that had served before
 	newFailed        atomic.Int64 // the first request of a connection, or the connection itself
@@ -40,10 +42,11 @@ func (l *load) String() string {
 		l.answered.Load(), len(l.servers), l.reused.Load(), l.newFailed.Load(), l.cut.Load(), l.raced.Load(), l.closed.Load(), l.announce.Load())
 }
 
-// keepAlive asks again and again on one connection, as long as it lasts.
+// keepAlive asks again and again on one connection, as long as it lasts or up
+// to the client's own bound.
 func (l *load) keepAlive(ctx context.Context) {
 	for ctx.Err() == nil {
-		l.connection(ctx, 1<<30)
+		l.connection(ctx, l.most)
 	}
 }
 
@@ -55,6 +58,9 @@ func (l *load) connectAnew(ctx context.Context) {
 	}
 }
 
+// patience is less than any of the servers has with an idle connection.
+const patience = time.Second
+
 // connection opens one and asks up to so many times.
 func (l *load) connection(ctx context.Context, requests int) {
 	conn, err := net.DialTimeout("tcp", l.address, 10*time.Second)
@@ -64,6 +70,7 @@ func (l *load) connection(ctx context.Context, requests int) {
 	}
 	defer conn.Close()
 	r := bufio.NewReader(conn)
+	answered := time.Now()
 	for i := range requests {
 		if ctx.Err() != nil {
 			return
@@ -75,7 +82,9 @@ func (l *load) connection(ctx context.Context, requests int) {
 				return
 			}
 		}
+		idle := time.Since(answered)
 		began, last, err := l.ask(conn, r)
+		answered = time.Now()
 		switch {
 		case err == nil:
 		case began:
@@ -84,6 +93,8 @@ func (l *load) connection(ctx context.Context, requests int) {
 		case i == 0:
 			l.failed(&l.newFailed, "first request", err)
 			return
+		case idle > patience:
+			return // the server's own timeout, on a machine that left us no time
 		default:
 			l.raced.Add(1)
 			return
