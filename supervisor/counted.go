@@ -29,7 +29,7 @@ func newCounted() Counted {
 func (c *Counted) add(r *ledger.Reading) {
 	for i := range r.Series {
 		s := &r.Series[i]
-		labels := RequestLabels{r.Listeners[s.Listener].Name, r.RouteName(s.Route), s.Protocol.String(), s.Class.String()}
+		labels := RequestLabels{r.ListenerName(s.Listener), r.RouteName(s.Route), s.Protocol.String(), s.Class.String()}
 		sum := c.Requests[labels]
 		if sum == nil {
 			sum = new(ledger.Histogram)

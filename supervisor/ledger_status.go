@@ -11,19 +11,20 @@ type LedgerStatus struct {
 	// Damage says why nothing may be concluded from the ledger.
 	Damage string `json:"damage,omitempty"`
 	// Written is false if the generation does not keep its ledger.
-	Written    bool                      `json:"written"`
-	Requests   uint64                    `json:"requests"` // and streams, that have ended
-	Errors     uint64                    `json:"errors"`
-	Classes    map[string]uint64         `json:"classes"`
-	InFlight   uint64                    `json:"in_flight"`
-	OldestMS   float64                   `json:"oldest_ms"` // how long the oldest in flight has been so
-	Flows      ledger.Flows              `json:"flows"`
-	OpenFlows  uint64                    `json:"open_flows"`
-	P50MS      float64                   `json:"p50_ms"` // of requests, not of streams
-	P99MS      float64                   `json:"p99_ms"`
-	LostSpans  uint64                    `json:"lost_spans"`  // kept, and overwritten before they were read
-	BeatAgeMS  float64                   `json:"beat_age_ms"` // since the generation said that it runs
-	Cut        uint64                    `json:"cut"`
+	Written   bool              `json:"written"`
+	Requests  uint64            `json:"requests"` // and streams, that have ended
+	Errors    uint64            `json:"errors"`
+	Classes   map[string]uint64 `json:"classes"`
+	InFlight  uint64            `json:"in_flight"`
+	OldestMS  float64           `json:"oldest_ms"` // how long the oldest in flight has been so
+	Flows     ledger.Flows      `json:"flows"`
+	OpenFlows uint64            `json:"open_flows"`
+	P50MS     float64           `json:"p50_ms"` // of requests, not of streams
+	P99MS     float64           `json:"p99_ms"`
+	LostSpans uint64            `json:"lost_spans"`  // kept, and overwritten before they were read
+	BeatAgeMS float64           `json:"beat_age_ms"` // since the generation said that it runs
+	Cut       uint64            `json:"cut"`
+	// ByListener has the listeners that have accepted anything.
 	ByListener map[string]ListenerLedger `json:"by_listener"`
 }
 
@@ -58,9 +59,23 @@ func (b *book) status() *LedgerStatus {
 			st.Classes[ledger.Class(c).String()] = n
 		}
 	}
-	for i, l := range r.Listeners {
-		sum := r.Sum(func(k ledger.Key) bool { return int(k.Listener) == i })
-		st.ByListener[l.Name] = ListenerLedger{sum.Requests, sum.Errors(), l.Started - min(sum.Requests, l.Started), l.Flows}
+	for _, l := range r.Listeners {
+		if l.Flows.Accepted > 0 {
+			st.ByListener[l.Name] = ListenerLedger{InFlight: l.Started, Flows: l.Flows}
+		}
+	}
+	for i := range r.Series {
+		one := &r.Series[i]
+		l, ok := st.ByListener[r.ListenerName(one.Listener)]
+		if !ok {
+			continue
+		}
+		l.Requests += one.Count
+		l.InFlight -= min(one.Count, l.InFlight)
+		if one.Class.Bad() {
+			l.Errors += one.Count
+		}
+		st.ByListener[r.ListenerName(one.Listener)] = l
 	}
 	return st
 }

@@ -65,7 +65,8 @@ func (b *book) phase(n uint64, slow time.Duration) {
 	}
 }
 
-// openBook makes a ledger for a generation that will keep one.
+// openBook makes a ledger for a generation that will keep one. Without it the
+// generation serves all the same.
 func (s *Supervisor) openBook(g *generation) error {
 	c := g.recipe.config
 	if !c.Proxy.Baton {

@@ -129,7 +129,7 @@ func (s *Supervisor) fork(what *recipe) (_ *generation, err error) {
 		}
 	}
 	if err := s.openBook(g); err != nil {
-		return nil, err
+		s.log.Error("the generation will keep no ledger", "generation", g.id, "error", err)
 	}
 	s.births.Lock()
 	defer s.births.Unlock()
@@ -211,12 +211,15 @@ func (s *Supervisor) spawn(g *generation) (*spawn.Process, error) {
 		env = append(env,
 			fmt.Sprintf("%s=%d", contract.EnvConfigFD, contract.FirstFD+len(files)),
 			fmt.Sprintf("%s=%d", contract.EnvKeysFD, contract.FirstFD+len(files)+1),
-			fmt.Sprintf("%s=%d", contract.EnvLedgerFD, contract.FirstFD+len(files)+2),
 			fmt.Sprintf("%s=%d", contract.EnvGenerationID, g.id),
 			fmt.Sprintf("%s=%d", contract.EnvSlot, g.slot),
 			fmt.Sprintf("%s=%d", contract.EnvServerID, c.Node.ServerID),
 		)
-		files = append(files, fd, s.keys.FD(), g.book.ledger.FD())
+		files = append(files, fd, s.keys.FD())
+		if g.book != nil {
+			env = append(env, fmt.Sprintf("%s=%d", contract.EnvLedgerFD, contract.FirstFD+len(files)))
+			files = append(files, g.book.ledger.FD())
+		}
 	}
 	o := spawn.Options{Binary: g.recipe.binary, Args: c.Proxy.Command[1:], Env: env, Account: g.recipe.account, Files: files}
 	if g.cgroup != nil {

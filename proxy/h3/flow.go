@@ -20,6 +20,7 @@ type flow struct {
 	complete atomic.Bool               // its handshake
 	told     atomic.Bool               // we have closed it
 	cut      atomic.Bool               // under its requests
+	entered  sync.Once                 // the account was begun
 	account  ledger.Flow
 }
 

@@ -168,12 +168,19 @@ func (w *worker) Accept(ctx context.Context) (*quic.Conn, error) {
 		select {
 		case <-conn.HandshakeComplete():
 			f.complete.Store(true)
-			w.server.opts.Ledger.Accept(&f.account, w.server.number, time.Now())
-			context.AfterFunc(conn.Context(), f.leave)
+			w.server.enter(f)
 		case <-conn.Context().Done():
 		}
 	}()
 	return conn, nil
+}
+
+// enter begins the account of a connection, once.
+func (s *Server) enter(f *flow) {
+	f.entered.Do(func() {
+		s.opts.Ledger.Accept(&f.account, s.number, time.Now())
+		context.AfterFunc(f.conn.Load().Context(), f.leave)
+	})
 }
 
 // Close is asked for by no one: the listener lives as long as the transport.
@@ -187,6 +194,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	f := listener.FromContext(r.Context()).(*flow)
 	f.requests.Add(1)
 	defer f.requests.Add(-1)
+	s.enter(f) // a request may be here before the handshake is known to be complete
 	if !s.original(r, f) {
 		panic(http.ErrAbortHandler)
 	}

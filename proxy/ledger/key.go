@@ -58,7 +58,7 @@ func (c Class) Bad() bool { return c == Aborted || c == Status5xx || c == Failed
 
 // Key is what requests are counted by.
 type Key struct {
-	Listener uint16 // index among the ledger's listeners
+	Listener uint16 // index among the ledger's listeners, or OtherListener
 	Route    uint16 // index among its routes, NoRoute or OtherRoute
 	Protocol Protocol
 	Arm      Arm
@@ -66,6 +66,9 @@ type Key struct {
 }
 
 const (
+	// OtherListener stands for listeners beyond those that there was room to tell
+	// apart. Their flows are told apart all the same.
+	OtherListener = 0xffff
 	// NoRoute stands for requests that matched none.
 	NoRoute = 0xffff
 	// OtherRoute stands for all routes beyond those that there was room to tell apart.
@@ -85,7 +88,7 @@ func unpack(w uint64) Key {
 // valid reports whether a word is the key of something that the shape has.
 func (s *shape) valid(w uint64) bool {
 	k := unpack(w)
-	return k.pack() == w && int(k.Listener) < len(s.listeners) &&
+	return k.pack() == w && (int(k.Listener) < len(s.listeners) || k.Listener == OtherListener) &&
 		(int(k.Route) < len(s.routes) || k.Route == NoRoute || k.Route == OtherRoute) &&
 		k.Protocol < numProtocols && k.Arm < numArms && k.Class < NumClasses
 }

@@ -20,14 +20,14 @@ const (
 const (
 	pageWords = 512 // 4 KiB
 
-	maxListeners = 1024
-	maxRoutes    = 8192
-	maxNameBytes = 1 << 20 // of all names together
+	maxListeners = OtherListener
+	maxRoutes    = OtherRoute
+	maxNameBytes = 1 << 24 // of all names together
 	maxShards    = 16
 
-	numSeries    = 1024 // combinations of a Key that are told apart
-	fullSeries   = numSeries * 3 / 4
-	seriesProbes = 64
+	numSeries    = 1024              // combinations of a Key that are told apart
+	routeSeries  = numSeries * 3 / 4 // from so many on routes are no longer told apart
+	listenSeries = numSeries * 7 / 8 // and from so many on listeners
 
 	flowWords     = 8   // a cache line, so that no two shards share one
 	inFlightSlots = 512 // a shard

@@ -291,9 +291,41 @@ func TestTooManySeriesCountAsOtherRoutes(t *testing.T) {
 	}
 	r := l.Read()
 	other := r.Sum(func(k Key) bool { return k.Route == OtherRoute })
-	if total := r.Total(); r.Damage != "" || total.Requests != 2000 || other.Requests < 2000-numSeries || other.Requests > 2000-fullSeries/2 {
+	if total := r.Total(); r.Damage != "" || total.Requests != 2000 || other.Requests < 2000-numSeries || other.Requests > 2000-routeSeries/2 {
 		t.Errorf("%d requests, %d of them of other routes; %s", total.Requests, other.Requests, r.Damage)
 	}
+}
+
+func TestTooManyListenersCountAsOthers(t *testing.T) {
+	listeners := make([]string, 3000)
+	for i := range listeners {
+		listeners[i] = time.Duration(i).String()
+	}
+	l, err := Create(Options{Generation: 1, Listeners: listeners, Shards: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	w, err := Open(l.FD())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	for i := range listeners {
+		var f Flow
+		w.Accept(&f, i, begin)
+		request(&f, Record{Key: Key{Route: NoRoute, Class: Status2xx}}, 0)
+	}
+	r := l.Read()
+	other := r.Sum(func(k Key) bool { return k.Listener == OtherListener })
+	if total := r.Total(); r.Damage != "" || total.Requests != 3000 || other.Requests < 3000-numSeries || r.Listeners[2999].Flows.Accepted != 1 {
+		t.Errorf("%d requests, %d of them of other listeners; %s", total.Requests, other.Requests, r.Damage)
+	}
+	l.Requests(func(r *Record) {
+		if r.Listener == OtherListener {
+			t.Error("a record does not tell its listener")
+		}
+	})
 }
 
 func TestNoLedgerNoAccount(t *testing.T) {

@@ -69,12 +69,12 @@ func (l *Ledger) FD() int { return l.fd }
 // Generation is whose ledger it is.
 func (l *Ledger) Generation() uint64 { return l.shape.generation }
 
-// ListenerName is the name of a listener by its number in a record.
+// ListenerName is as [Reading.ListenerName].
 func (l *Ledger) ListenerName(i uint16) string {
-	if int(i) >= len(l.shape.listeners) {
-		return ""
+	if int(i) < len(l.shape.listeners) {
+		return l.shape.listeners[i]
 	}
-	return l.shape.listeners[i]
+	return "other"
 }
 
 // RouteName is as [Reading.RouteName].

@@ -64,6 +64,14 @@ type Reading struct {
 	Series    []Series
 }
 
+// ListenerName is the name of a listener by its number in a key.
+func (r *Reading) ListenerName(i uint16) string {
+	if int(i) < len(r.Listeners) {
+		return r.Listeners[i].Name
+	}
+	return "other"
+}
+
 // RouteName is the name of a route by its number in a key: "none" and "other" for
 // those that are none.
 func (r *Reading) RouteName(i uint16) string {

@@ -261,16 +261,20 @@ func NewSpanID() (id [8]byte) {
 }
 
 // series finds the place of a key, and takes one if it has none yet. When there
-// are too many, routes are no longer told apart.
+// are too many, routes are no longer told apart, and then listeners.
 func (w *Writer) series(k Key) int {
-	if i, ok := w.find(k, fullSeries); ok {
+	if i, ok := w.find(k, routeSeries); ok {
 		return i
 	}
 	k.Route = OtherRoute
+	if i, ok := w.find(k, listenSeries); ok {
+		return i
+	}
+	k.Listener = OtherListener
 	if i, ok := w.find(k, numSeries); ok {
 		return i
 	}
-	// More listeners than places. This one has an owner, or it would have been free.
+	// There is room for all of those, unless somebody has scribbled over the keys.
 	return int(mix(k.pack()) % numSeries)
 }
 
@@ -278,7 +282,7 @@ func (w *Writer) find(k Key, most uint64) (int, bool) {
 	packed := k.pack()
 	keys := w.mem[w.layout.keys:][:numSeries]
 	at := mix(packed)
-	for i := range uint64(seriesProbes) {
+	for i := range uint64(numSeries) {
 		n := int((at + i) % numSeries)
 		have := keys[n].Load()
 		if have == packed {
