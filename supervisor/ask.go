@@ -13,7 +13,7 @@ import (
 
 // askEach probes each listener of a generation that serves, once; of thousands a
 // sample. A listener whose connections are bounded is left out: at its bound a
-// client waits, and that is no fault.
+// client waits, and that is no fault. So is one of datagrams, which have no answer.
 func (s *Supervisor) askEach(ctx context.Context, g *generation) error {
 	by, ok := s.steering.(*steering)
 	if !ok || !by.attach {
@@ -23,7 +23,7 @@ func (s *Supervisor) askEach(ctx context.Context, g *generation) error {
 	probes.SetLimit(probesAtOnce)
 	asked, _ := sample(g.recipe.config.Listeners)
 	for _, conf := range asked {
-		if conf.MaxConnections > 0 {
+		if conf.MaxConnections > 0 || !conf.Protocol.HasStreams() {
 			continue
 		}
 		probes.Go(func() error {

@@ -47,7 +47,7 @@ func newLoad(t *testing.T, address, udp string, certificate []byte) *load {
 	}
 	return &load{
 		t: t, url: "https://" + address, udp: udp, stop: make(chan struct{}), done: map[string]int{},
-		secure: &tls.Config{RootCAs: roots, ServerName: "localhost"},
+		secure: &tls.Config{RootCAs: roots, ServerName: "demo.test"},
 	}
 }
 
@@ -82,7 +82,7 @@ func (l *load) finish() (done map[string]int, failed []string) {
 
 // client is a client of HTTP/3 with one connection at a time.
 type client struct {
-	*http3.Transport
+	http   *http3.Transport
 	load   *load
 	socket *quic.Transport
 	last   atomic.Pointer[quic.Conn]
@@ -95,7 +95,7 @@ func (l *load) client(secure *tls.Config) *client {
 		l.t.Error(err)
 	}
 	c := &client{load: l, socket: &quic.Transport{Conn: conn}, owners: map[*quic.Conn]string{}}
-	c.Transport = &http3.Transport{
+	c.http = &http3.Transport{
 		TLSClientConfig: secure,
 		QUICConfig:      &quic.Config{HandshakeIdleTimeout: patience, MaxIdleTimeout: patience},
 		Dial: func(ctx context.Context, address string, secure *tls.Config, conf *quic.Config) (*quic.Conn, error) {
@@ -114,7 +114,7 @@ func (l *load) client(secure *tls.Config) *client {
 }
 
 func (c *client) end() {
-	c.Transport.Close()
+	c.http.Close()
 	c.socket.Close()
 	c.socket.Conn.Close()
 }
@@ -129,7 +129,7 @@ func (c *client) do(method, path string, body io.Reader) ([]byte, error) {
 		return nil, err
 	}
 	req.Header.Set("Baton-Probe", "1")
-	res, err := c.RoundTrip(req)
+	res, err := c.http.RoundTrip(req)
 	if err != nil {
 		return nil, err
 	}

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -34,7 +35,7 @@ const siteConfig = `node: {name: demo, server_id: 77}
 runtime_dir: {{.Node.Dir}}/run
 admin: {socket: {{.Node.Dir}}/run/admin.sock, address: "{{.Admin}}"}
 listeners:
-  - {name: web, address: "{{.Node.HTTP}}", protocol: https, http3: true, workers: 2, tls: {cert_file: cert.pem, key_file: key.pem}}
+  - {name: web, address: "{{.Node.HTTPS}}", protocol: https, http3: true, workers: 2, tls: {cert_file: cert.pem, key_file: key.pem}}
   - {name: dgram, address: "{{.Node.TCP}}", protocol: udp, workers: 2, idle_timeout: 1s}
 routes:
   - {name: all, listeners: [web], match: {path_prefix: /}, upstreams: [{name: origin}]}
@@ -72,11 +73,6 @@ func startSite(t *testing.T, unsteered bool) *site {
 		Config: strings.Replace(siteConfig, "UDPECHO", echo.LocalAddr().String(), 1), Unsteered: unsteered,
 		// Longer than any operation: what a drain ends at its deadline is no failure of steering.
 		DrainTimeout: 30 * time.Second, VerifyWindow: 100 * time.Millisecond,
-		TLS: func(dir string) {
-			if _, err := os.Stat(filepath.Join(dir, "cert.pem")); err != nil {
-				writeCertificate(t, dir)
-			}
-		},
 	})
 	return &site{Node: n, udp: n.TCP.String(), file: filepath.Join(n.Dir, "first.yaml")}
 }
@@ -87,7 +83,7 @@ func (s *site) load(t *testing.T) *load {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newLoad(t, s.HTTP.String(), s.udp, certificate)
+	return newLoad(t, s.HTTPS.String(), s.udp, certificate)
 }
 
 func releases(t *testing.T, usual int) int {
@@ -102,6 +98,18 @@ func releases(t *testing.T, usual int) int {
 	return usual
 }
 
+// release replaces the generation by another of the same configuration.
+func (s *site) release(t *testing.T, what string) {
+	t.Helper()
+	result, err := s.Release(t.Context(), s.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if result.ExitCode != 0 {
+		t.Fatalf("%s: %s: %s", what, result.Outcome, result.Reason)
+	}
+}
+
 // TestReleases releases in a row under every kind of client of HTTP/3 and UDP:
 // none fails, and every connection stays with its generation for life.
 func TestReleases(t *testing.T) {
@@ -111,13 +119,7 @@ func TestReleases(t *testing.T) {
 	l.all(1500)
 	for i := range n {
 		time.Sleep(300 * time.Millisecond)
-		result, err := s.Release(t.Context(), s.file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if result.ExitCode != 0 {
-			t.Fatalf("release %d of %d: %s: %s", i+1, n, result.Outcome, result.Reason)
-		}
+		s.release(t, fmt.Sprintf("release %d of %d", i+1, n))
 	}
 	done, failed := l.finish()
 	sum := 0
@@ -156,6 +158,24 @@ func TestReleasesWithoutSteeringFail(t *testing.T) {
 	}
 }
 
+// kill ends a generation, by its number, with SIGKILL.
+func kill(t *testing.T, s *site, generation string) {
+	t.Helper()
+	status, err := s.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range status.Generations {
+		if strconv.Itoa(g.ID) == generation {
+			if err := syscall.Kill(g.PID, syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+	}
+	t.Fatalf("there is no generation %s: %+v", generation, status.Generations)
+}
+
 // TestKilledGeneration: clients of a generation that dies are told at once by a
 // stateless reset, and others notice nothing.
 func TestKilledGeneration(t *testing.T) {
@@ -167,9 +187,7 @@ func TestKilledGeneration(t *testing.T) {
 	if _, err := victim.do("GET", "/small", nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Release(t.Context(), s.file); err != nil {
-		t.Fatal(err)
-	}
+	s.release(t, "release")
 	if _, err := other.do("GET", "/small", nil); err != nil {
 		t.Fatal(err)
 	}
