@@ -166,9 +166,9 @@ func (s *Supervisor) refuseStrangers() error {
 	}
 	var problems []error
 	for _, l := range s.config.Listeners {
-		strangers, err := ports.Overlapping(unknown, l.AddrPort(), l.DualStack)
-		if err != nil {
-			return fmt.Errorf("look for others on %s: %w", l.Address, err)
+		strangers := ports.Overlapping(unknown, l.AddrPort(), l.DualStack)
+		if err := ports.FindProcesses(strangers); err != nil {
+			return err
 		}
 		for _, h := range strangers {
 			if slices.ContainsFunc(h.Processes, func(p ports.Process) bool { return leftovers[p.PID] || s.cgroups != nil && s.cgroups.Has(p.PID) }) {

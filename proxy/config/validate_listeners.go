@@ -22,7 +22,24 @@ func (v validator) listeners() names {
 		v.listener(item(path, i), l)
 	}
 	v.overlaps()
+	v.fdNames()
 	return known
+}
+
+// maxFDNames is what one variable of the environment may hold: the kernel takes
+// no string of more than 32 pages (MAX_ARG_STRLEN, include/uapi/linux/binfmts.h).
+const maxFDNames = 32<<12 - len("LISTEN_FDNAMES=") - 1
+
+// fdNames refuses names that a generation cannot be told, one for each socket.
+func (v validator) fdNames() {
+	length := -1 // a colon between two
+	for _, l := range v.c.Listeners {
+		length += l.Workers * (len(l.Name) + 1)
+	}
+	if length > maxFDNames {
+		v.add("listeners", fmt.Sprintf("their names, once for each worker, take %d octets in LISTEN_FDNAMES", length),
+			fmt.Sprintf("shorten them, or have fewer workers: %d are possible", maxFDNames))
+	}
 }
 
 func (v validator) listener(path string, l Listener) {

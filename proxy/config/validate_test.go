@@ -105,6 +105,26 @@ func TestMostListeners(t *testing.T) {
 	}
 }
 
+// A generation is told the name of each of its sockets in one variable.
+func TestNamesFitIntoTheEnvironment(t *testing.T) {
+	file := func(workers int) []byte {
+		var listeners, names strings.Builder
+		for i := range 41 {
+			fmt.Fprintf(&listeners, "  - {name: listener-with-a-name-of-fifty-octets-and-number-%02d, protocol: http, address: \"10.0.0.%d:80\", workers: %d}\n", i, i+1, workers)
+			fmt.Fprintf(&names, "listener-with-a-name-of-fifty-octets-and-number-%02d, ", i)
+		}
+		return []byte("listeners:\n" + listeners.String() + "routes: [{name: all, upstreams: [{name: origin}], listeners: [" + names.String() + "]}]\n" +
+			"upstreams: [{name: origin, endpoints: [\"127.0.0.1:9001\"]}]\n")
+	}
+	if _, err := Parse("baton.yaml", file(62), nil); err != nil {
+		t.Error(err)
+	}
+	_, err := Parse("baton.yaml", file(64), nil)
+	if want := "baton.yaml:1: listeners: their names, once for each worker, take 133823 octets in LISTEN_FDNAMES"; err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
 // All mistakes are told at once, in the order of the lines, with the column.
 func TestAllMistakes(t *testing.T) {
 	text := strings.NewReplacer(

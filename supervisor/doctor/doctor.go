@@ -54,6 +54,7 @@ type Options struct {
 	Iterator func() error
 
 	readFile func(path string) ([]byte, error) // os.ReadFile, but in tests
+	long     int                               // longChain, but in tests
 }
 
 // examinations is everything that is looked at, in the order in which one
@@ -77,6 +78,7 @@ var examinations = []struct {
 	{"memory", examineMemory},
 	{"proxy", examineProxy},
 	{"listener", examineListeners},
+	{"port", examineChains},
 }
 
 // Run makes every examination.

@@ -160,7 +160,7 @@ func TestListeners(t *testing.T) {
 			if test.close {
 				l.Close()
 			}
-			f := examineListener(config.Listener{Name: "web", Address: l.Addr().String()}, 0)
+			f := examine(t, l.Addr().String())
 			if f.Level != test.want || !strings.Contains(f.Found, test.found) {
 				t.Errorf("%+v, want %s with %q", f, test.want, test.found)
 			}
@@ -169,6 +169,16 @@ func TestListeners(t *testing.T) {
 			}
 		})
 	}
+}
+
+// examine looks at one listener, with no supervisor there.
+func examine(t *testing.T, address string) Finding {
+	t.Helper()
+	findings := examineListeners(Options{Config: &config.Config{Listeners: []config.Listener{{Name: "web", Address: address}}}})
+	if len(findings) != 1 {
+		t.Fatalf("%+v, want one", findings)
+	}
+	return findings[0]
 }
 
 // What the running supervisor holds is no obstacle to it.
@@ -195,7 +205,7 @@ func TestListenersOfTheRunningSupervisor(t *testing.T) {
 }
 
 func TestAddressOfAnotherHost(t *testing.T) {
-	f := examineListener(config.Listener{Name: "web", Address: "192.0.2.1:8080"}, 0)
+	f := examine(t, "192.0.2.1:8080")
 	if f.Level != Fail || !strings.Contains(f.Advice, "interface") {
 		t.Errorf("%+v, want advice on the interface", f)
 	}
@@ -215,7 +225,7 @@ func TestBoundButNotListening(t *testing.T) {
 		t.Fatal(err)
 	}
 	address := fmt.Sprintf("127.0.0.1:%d", sa.(*unix.SockaddrInet4).Port)
-	f := examineListener(config.Listener{Name: "web", Address: address}, 0)
+	f := examine(t, address)
 	if f.Level != Fail || !strings.Contains(f.Advice, "only bound") {
 		t.Errorf("%+v, want the advice on a bound socket", f)
 	}

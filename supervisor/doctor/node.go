@@ -43,21 +43,26 @@ func examineListeners(o Options) []Finding {
 		return nil
 	}
 	supervisor := supervisorOf(o.Config.Admin.Socket)
+	all, err := ports.Unknown(func(uint64) bool { return false })
+	if err == nil {
+		err = ports.FindProcesses(all)
+	}
+	if err != nil {
+		return []Finding{{Level: Warn, Found: err.Error(), Advice: "allow sock_diag, to see who holds a port"}}
+	}
 	var findings []Finding
 	for _, l := range o.Config.Listeners {
-		f := examineListener(l, supervisor)
+		f := examineListener(l, all, supervisor)
 		f.Name = l.Name
 		findings = append(findings, f)
 	}
 	return findings
 }
 
-func examineListener(l config.Listener, supervisor int) Finding {
+// examineListener looks for the listener's address among all sockets that listen.
+func examineListener(l config.Listener, all []ports.Holder, supervisor int) Finding {
 	addr := l.AddrPort()
-	holders, err := ports.Holders(addr, l.DualStack)
-	if err != nil {
-		return Finding{Level: Warn, Found: err.Error(), Advice: "allow sock_diag, to see who holds a port"}
-	}
+	holders := ports.Overlapping(all, addr, l.DualStack)
 	foreign := slices.DeleteFunc(slices.Clone(holders), func(h ports.Holder) bool {
 		return slices.ContainsFunc(h.Processes, func(p ports.Process) bool { return p.PID == supervisor })
 	})
@@ -68,7 +73,7 @@ func examineListener(l config.Listener, supervisor int) Finding {
 		return Finding{Level: OK, Found: fmt.Sprintf("%s: held by the baton that runs, pid %d", addr, supervisor)}
 	}
 
-	err = ports.Free(addr, l.DualStack)
+	err := ports.Free(addr, l.DualStack)
 	switch {
 	case err == nil:
 		return Finding{Level: OK, Found: addr.String() + " is free"}

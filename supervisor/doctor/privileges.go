@@ -89,12 +89,27 @@ func effective(status string) (uint64, error) {
 // A connection costs the proxy two descriptors.
 const enoughFiles = 65536
 
-func examineFiles(Options) []Finding {
+// listeningFiles is how many descriptors the supervisor has during a release for
+// listening sockets: a sink each, and a worker's each in two generations.
+func (o Options) listeningFiles() (n uint64) {
+	if o.Config != nil {
+		for _, l := range o.Config.Listeners {
+			n += 1 + 2*uint64(l.Workers)
+		}
+	}
+	return n
+}
+
+func examineFiles(o Options) []Finding {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return one(Warn, "getrlimit: "+err.Error(), "")
 	}
 	// The hard limit counts: every Go program raises its own to that.
+	if need := o.listeningFiles(); limit.Max < need {
+		return one(Fail, fmt.Sprintf("at most %d open files a process, and the listeners alone take %d while two generations live", limit.Max, need),
+			"raise the limit (ulimit -Hn, LimitNOFILE=), or have fewer listeners or workers")
+	}
 	if limit.Max < enoughFiles {
 		return one(Warn, fmt.Sprintf("at most %d open files a process", limit.Max), fmt.Sprintf("raise the limit (ulimit -Hn, LimitNOFILE=) to %d or more: a connection takes two", enoughFiles))
 	}

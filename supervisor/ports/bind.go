@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,7 +20,7 @@ import (
 //
 // An error that wraps [unix.EPERM] says that the caller may not act for that user.
 func (h Holder) Shares() (bool, error) {
-	err := bind(h.Address, h.DualStack, true, h.UID)
+	_, err := bind(h.Address, h.DualStack, true, h.UID)
 	if errors.Is(err, unix.EADDRINUSE) {
 		return false, nil
 	}
@@ -31,14 +32,15 @@ func (h Holder) Shares() (bool, error) {
 // [unix.EADDRINUSE], [unix.EACCES] (a port below ip_unprivileged_port_start) or
 // [unix.EADDRNOTAVAIL] (not an address of this host).
 func Free(addr netip.AddrPort, dualStack bool) error {
-	return bind(addr, dualStack, false, uint32(os.Geteuid()))
+	_, err := bind(addr, dualStack, false, uint32(os.Geteuid()))
+	return err
 }
 
-// bind binds a socket of user uid, and closes it.
-func bind(addr netip.AddrPort, dualStack, reusePort bool, uid uint32) error {
+// bind binds a socket of user uid, and closes it. It returns how long bind(2) took.
+func bind(addr netip.AddrPort, dualStack, reusePort bool, uid uint32) (time.Duration, error) {
 	fd, err := socket(addr, uid)
 	if err != nil {
-		return fmt.Errorf("bind %s as uid %d: %w", addr, uid, err)
+		return 0, fmt.Errorf("bind %s as uid %d: %w", addr, uid, err)
 	}
 	defer unix.Close(fd)
 	options := []struct{ level, name, value int }{
@@ -50,13 +52,16 @@ func bind(addr netip.AddrPort, dualStack, reusePort bool, uid uint32) error {
 	}
 	for _, o := range options {
 		if err := unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
-			return fmt.Errorf("bind %s: setsockopt: %w", addr, err)
+			return 0, fmt.Errorf("bind %s: setsockopt: %w", addr, err)
 		}
 	}
-	if err := unix.Bind(fd, sockaddr(addr)); err != nil {
-		return fmt.Errorf("bind %s: %w", addr, err)
+	began := time.Now()
+	err = unix.Bind(fd, sockaddr(addr))
+	took := time.Since(began)
+	if err != nil {
+		return took, fmt.Errorf("bind %s: %w", addr, err)
 	}
-	return nil
+	return took, nil
 }
 
 // socket makes a TCP socket that belongs to uid.

@@ -21,33 +21,41 @@ const (
 	attrV6Only = 11 // INET_DIAG_SKV6ONLY
 )
 
-// request is a struct inet_diag_req_v2 that asks for every listening TCP socket
-// of one address family.
-type request uint8
+// request is a struct inet_diag_req_v2 that asks for TCP sockets of one address
+// family.
+type request struct {
+	family uint8
+	states uint32 // a bit for each
+	port   uint16 // of this host; 0: any
+}
 
 func (request) Len() int { return requestLen }
 
-func (family request) Serialize() []byte {
+func (r request) Serialize() []byte {
 	b := make([]byte, requestLen)
-	b[0], b[1] = uint8(family), unix.IPPROTO_TCP
-	binary.NativeEndian.PutUint32(b[4:], 1<<tcpListen)
+	b[0], b[1] = r.family, unix.IPPROTO_TCP
+	binary.NativeEndian.PutUint32(b[4:], r.states)
+	binary.BigEndian.PutUint16(b[8:], r.port)
 	return b
 }
 
 // listening asks the kernel for the listening TCP sockets of this network
 // namespace. Processes are not filled in.
-func listening() ([]Holder, error) {
+func listening() ([]Holder, error) { return sockets(1<<tcpListen, 0) }
+
+// sockets asks the kernel for TCP sockets, as a request does.
+func sockets(states uint32, port uint16) ([]Holder, error) {
 	var holders []Holder
 	seen := make(map[uint64]bool) // a dump may repeat a socket when others come and go
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
-		req.AddData(request(family))
+		req.AddData(request{family, states, port})
 		answers, err := req.Execute(unix.NETLINK_INET_DIAG, 0)
 		if errors.Is(err, unix.ENOENT) {
 			continue // the kernel was built without this family
 		}
 		if err != nil {
-			return nil, fmt.Errorf("list listening sockets by sock_diag: %w", err)
+			return nil, fmt.Errorf("list sockets by sock_diag: %w", err)
 		}
 		for _, answer := range answers {
 			h, err := parseAnswer(answer)

@@ -50,12 +50,13 @@ func Strangers(addr netip.AddrPort, dualStack bool, known func(cookie uint64) bo
 	if err != nil {
 		return nil, err
 	}
-	return Overlapping(all, addr, dualStack)
+	holders := Overlapping(all, addr, dualStack)
+	return holders, FindProcesses(holders)
 }
 
 // Unknown returns all TCP sockets that listen and are not known to the caller.
-// Their Processes are not filled in. To ask for thousands of addresses, ask for
-// this once, and then for what of it is [Overlapping] each.
+// Their Processes are not filled in. Who asks for thousands of addresses asks
+// for this once, and then for what of it is [Overlapping] each.
 func Unknown(known func(cookie uint64) bool) ([]Holder, error) {
 	all, err := listening()
 	if err != nil {
@@ -65,8 +66,8 @@ func Unknown(known func(cookie uint64) bool) ([]Holder, error) {
 }
 
 // Overlapping returns those of some sockets whose connections a listener on addr
-// would meet or take, with their processes, the most specific first.
-func Overlapping(all []Holder, addr netip.AddrPort, dualStack bool) ([]Holder, error) {
+// would meet or take, the most specific first.
+func Overlapping(all []Holder, addr netip.AddrPort, dualStack bool) []Holder {
 	var holders []Holder
 	for _, h := range all {
 		if Overlap(addr, dualStack, h.Address, h.DualStack) {
@@ -80,7 +81,7 @@ func Overlapping(all []Holder, addr netip.AddrPort, dualStack bool) ([]Holder, e
 			cmp.Compare(a.Cookie, b.Cookie),
 		)
 	})
-	return holders, findProcesses(holders)
+	return holders
 }
 
 // Overlap reports whether one connection could match listeners on both

@@ -10,9 +10,9 @@ import (
 	"strings"
 )
 
-// findProcesses fills in who has a descriptor of each holder. Processes end
+// FindProcesses fills in who has a descriptor of each holder. Processes end
 // while they are looked at, and some are not ours to see: those are left out.
-func findProcesses(holders []Holder) error {
+func FindProcesses(holders []Holder) error {
 	if len(holders) == 0 {
 		return nil
 	}
