@@ -82,12 +82,14 @@ func (s *Supervisor) count(g *generation, adopted bool) {
 	}
 }
 
-// listenersOf are the names of the listeners that a generation serves.
+// listenersOf are the names of the listeners to which clients of a generation connect.
 func (g *generation) listenersOf() []string {
 	var names []string
 	if !g.leftover() {
 		for _, l := range g.recipe.config.Listeners {
-			names = append(names, l.Name)
+			if l.Protocol.HasStreams() {
+				names = append(names, l.Name)
+			}
 		}
 	}
 	return names
