@@ -92,7 +92,7 @@ func (h *handler) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		w.altSvc = h.altSvc
 	}
 	if r.Header.Get(probeHeader) == "1" {
-		w.generation = h.g.opts.Generation
+		w.generation, w.serverID = h.g.opts.Generation, h.g.cfg.Node.ServerID
 	}
 	start := time.Now()
 	account, ex := h.account(conn, w, r, start), (*exchange)(nil)

@@ -17,9 +17,10 @@ import (
 const (
 	// errorHeader names the cause of a response that is ours and not the upstream's.
 	errorHeader = "Baton-Error"
-	// probeHeader asks which generation answers; the answer is in generationHeader.
+	// probeHeader asks who answers: generationHeader and serverIDHeader tell.
 	probeHeader      = "Baton-Probe"
 	generationHeader = "Baton-Generation"
+	serverIDHeader   = "Baton-Server-Id"
 )
 
 // errRouteTimeout is the cause of a context whose response's head came too late.
@@ -71,6 +72,7 @@ type response struct {
 	grpc       bool
 	generation uint64 // shown to the client; 0 if it did not ask
 	altSvc     string // the alternative service to announce (RFC 7838); empty: none
+	serverID   uint32 // shown with it
 	webSocket  bool   // what the client asked to change to, if to anything
 	status     int    // 0 until the head is written
 	left       int64  // octets of the body to come; negative if not known
@@ -104,6 +106,7 @@ func (w *response) finishHead() {
 	}
 	if w.generation != 0 {
 		header.Set(generationHeader, strconv.FormatUint(w.generation, 10))
+		header.Set(serverIDHeader, strconv.FormatUint(uint64(w.serverID), 10))
 	}
 	if _, ok := header["Content-Type"]; !ok {
 		header["Content-Type"] = nil // or net/http would guess one

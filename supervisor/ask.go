@@ -37,6 +37,11 @@ func (s *Supervisor) askEach(ctx context.Context, g *generation) error {
 }
 
 func (s *Supervisor) ask(ctx context.Context, by *steering, g *generation, conf config.Listener) error {
+	if conf.HTTP3 {
+		if err := s.probeHTTP3(ctx, by, g, conf); err != nil {
+			return fmt.Errorf("HTTP/3: %w", err)
+		}
+	}
 	before, _, err := s.taken(g, conf.Name)
 	if err != nil {
 		return err

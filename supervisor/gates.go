@@ -24,6 +24,8 @@ var gates = []gate{
 	{"resets", (*watch).resets},
 	{"answers", (*watch).answers},
 	{"errors", (*watch).errors},
+	{"identity", (*watch).identified},
+	{"conservation", (*watch).conserved},
 	{"resources", (*watch).hoards},
 	{"observation", (*watch).observed},
 }
@@ -161,7 +163,7 @@ func (w *watch) latest(g *generation, enough uint64) (failed, all uint64) {
 		if !ok {
 			break
 		}
-		failed = less(now.failed(), then.failed())
+		failed = less(now.bad(), then.bad())
 		all = less(now.decided(), then.decided())
 		if all >= enough {
 			break
@@ -170,10 +172,23 @@ func (w *watch) latest(g *generation, enough uint64) (failed, all uint64) {
 	return failed, all
 }
 
-// failed are flows whose client got no answer, or a reset. A stream that gets no
+// identified: it is who it says.
+func (w *watch) identified() Finding {
+	if w.identity != nil {
+		return violated("%v", w.identity)
+	}
+	if !w.candidate.recipe.config.Proxy.Baton {
+		return unjudged("the candidate says nothing of itself")
+	}
+	return held("generation %d, server_id %d", w.candidate.id, w.candidate.recipe.config.Node.ServerID)
+}
+
+// bad are flows whose client got no answer, or a reset. A stream that gets no
 // answer need not have failed.
-func (s side) failed() uint64 {
-	return s.http[flows.Failed] + less(s.flows[flows.ResetSent], s.http[flows.ResetSent])
+// What the generation itself counts as an error is more than the kernel sees; both
+// may know of the same flow.
+func (s side) bad() uint64 {
+	return max(s.failed, s.http[flows.Failed]+less(s.flows[flows.ResetSent], s.http[flows.ResetSent]))
 }
 
 // decided are flows of which it is known whether they failed.
@@ -213,9 +228,9 @@ func (w *watch) observed() Finding {
 		if !w.s.accounts.whole(g) {
 			return unclear("the account of generation %d does not begin with it", g.id)
 		}
-		now, ok := w.now().sides[g]
-		if !ok {
-			continue
+		now := w.now().sides[g]
+		if g == w.candidate && now.damage != "" {
+			return unclear("the candidate's ledger is damaged: %s", now.damage)
 		}
 		for f, n := range w.first().sides[g].flows {
 			if now.flows[f] < n {

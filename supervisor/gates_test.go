@@ -101,19 +101,7 @@ func TestBadGenerations(t *testing.T) {
 	} {
 		t.Run(how, func(t *testing.T) {
 			n := serve(t, conf(t, "serve", watched))
-			quit := make(chan struct{})
-			ended := make(chan struct{})
-			go func() {
-				defer close(ended)
-				for {
-					select {
-					case <-quit:
-						return
-					case <-time.After(2 * time.Millisecond):
-						go n.get("/") // those that the candidate fails are its affair
-					}
-				}
-			}()
+			stop := n.clients()
 			if how == "hang-later" {
 				// What it does not answer need not be waited for as long as in earnest.
 				go func() {
@@ -125,8 +113,7 @@ func TestBadGenerations(t *testing.T) {
 				}()
 			}
 			n.violation(n.like(how, func(c *config.Config) { c.Release.DrainTimeout = time.Second }), gate)
-			close(quit)
-			<-ended
+			stop()
 			if _, err := n.get("/"); err != nil {
 				t.Errorf("after the rollback: %v", err)
 			}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -153,11 +154,12 @@ func (s *Supervisor) probeOnce(ctx context.Context, by *steering, g *generation,
 		conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
 		fallthrough
 	case config.HTTP:
-		if err := probeHTTP(ctx, conn); err != nil {
+		head, err := probeHTTP(ctx, conn)
+		if err != nil {
 			return err
 		}
 		g.probed.Add(1)
-		return nil
+		return g.claims(head)
 	}
 	// A stream has no answer of its own to wait for, and when its upstream is
 	// down the candidate rightly ends it. That it is accepted, see accepted.
@@ -229,22 +231,22 @@ func claimSource(fd int, to netip.AddrPort) (netip.AddrPort, error) {
 
 // probeHTTP passes on any whole response (docs/decisions/007). What the routes behind answer is no
 // verdict on the candidate: the release that mends them would be refused.
-func probeHTTP(ctx context.Context, conn net.Conn) error {
+func probeHTTP(ctx context.Context, conn net.Conn) (http.Header, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+conn.RemoteAddr().String()+"/", nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	prepareProbe(ctx, req)
 	req.Close = true
 	if err := req.Write(conn); err != nil {
-		return fmt.Errorf("send: %w", err)
+		return nil, fmt.Errorf("send: %w", err)
 	}
 	resp, err := http.ReadResponse(bufio.NewReader(conn), req)
 	if err != nil {
-		return fmt.Errorf("read the response: %w", err)
+		return nil, fmt.Errorf("read the response: %w", err)
 	}
 	defer resp.Body.Close()
-	return wholeBody(resp)
+	return resp.Header, wholeBody(resp)
 }
 
 // prepareProbe says of a request that it is a probe, and of which trace.
@@ -257,6 +259,23 @@ func prepareProbe(ctx context.Context, req *http.Request) {
 func wholeBody(resp *http.Response) error {
 	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
 		return fmt.Errorf("read the response's body: %w", err)
+	}
+	return nil
+}
+
+// errIdentity says that a generation takes itself for another.
+var errIdentity = errors.New("the candidate does not know who it is")
+
+// claims compares what a generation says of itself with what it was told. Only
+// of servers that know of Baton: another may pass on what an upstream says.
+func (g *generation) claims(head http.Header) error {
+	if !g.recipe.config.Proxy.Baton {
+		return nil
+	}
+	for name, want := range map[string]uint64{"Baton-Generation": g.id, "Baton-Server-Id": uint64(g.recipe.config.Node.ServerID)} {
+		if got := head.Get(name); got != "" && got != strconv.FormatUint(want, 10) {
+			return fmt.Errorf("%w: it says %s %s, and is %d", errIdentity, name, got, want)
+		}
 	}
 	return nil
 }

@@ -71,5 +71,5 @@ func (s *Supervisor) probeHTTP3(ctx context.Context, by *steering, g *generation
 	case after[reuseport.Named] == before[reuseport.Named]:
 		return fmt.Errorf("generation %d gives out connection IDs that do not name it", g.id)
 	}
-	return nil
+	return g.claims(resp.Header)
 }

@@ -19,6 +19,8 @@ const (
 	// settleFor bounds the wait for counts that are on their way: a handshake
 	// that the client has finished and the kernel has not.
 	settleFor = 2 * time.Second
+	// auditFor bounds the search for moments at which the books agree.
+	auditFor = 5 * time.Second
 )
 
 // watch is what is known of a candidate from the shift to the verdict.
@@ -31,10 +33,13 @@ type watch struct {
 	readings []reading // oldest first; the first is the one before the shift
 	peak     uint64    // the most open flows the candidate was seen with
 	closed   map[*generation]closedAt
+	audits   map[string]*audit // by listener, before the verdict
 
 	asking  chan error // a probe that is under way says here how it ended; nil: none is
 	asked   time.Time  // when the last one began
 	refusal []error    // probes that failed, in a row
+
+	identity error // the candidate took itself for another
 }
 
 // reading is all that the gates look at, read at one moment.
@@ -50,7 +55,10 @@ type reading struct {
 type side struct {
 	flows, http flows.Counts // over all listeners, and over those for HTTP
 	queued      QueueLengths
-	runs        reuseport.Counts // of its slot
+	balances    map[string]balance // by listener, where the generation keeps a ledger
+	failed      uint64             // flows with an answer that it counts as an error itself
+	damage      string             // why its ledger says nothing
+	runs        reuseport.Counts   // of its slot
 }
 
 // closedAt is a generation when the last flow that was on its way by an earlier
@@ -136,7 +144,7 @@ func (w *watch) read() (err error) {
 			return err
 		}
 		if g == w.candidate || g == w.previous {
-			if sd.queued, err = w.s.steering.waiting(g.sockets); err != nil {
+			if err := w.readOwn(g, &sd, counts); err != nil {
 				return err
 			}
 		}
@@ -217,12 +225,14 @@ func (w *watch) err(findings []Finding) error {
 // conclude writes the verdict down.
 func (w *watch) conclude(findings []Finding) Judgement {
 	v := &Verdict{Judgement: judge(findings), Findings: findings, Milliseconds: float64(time.Since(w.begun).Microseconds()) / 1000}
+	own, ownBefore := w.now().sides[w.candidate], w.first().sides[w.candidate]
+	v.Harmed = less(own.bad(), ownBefore.bad())
 	if w.s.accounts.flows != nil {
-		got, before := w.now().sides[w.candidate].flows, w.first().sides[w.candidate].flows
+		got, before := own.flows, ownBefore.flows
 		for f := range got {
 			got[f] = less(got[f], before[f])
 		}
-		v.Flows, v.Harmed = facts(got), got[flows.Failed]+got[flows.ResetQueued]
+		v.Flows, v.Harmed = facts(got), max(v.Harmed, got[flows.Failed])+got[flows.ResetQueued]
 	}
 	w.r.result.Verdict = v
 	return v.Judgement
@@ -279,26 +289,36 @@ func (w *watch) answered(err error) {
 		w.refusal = nil
 		return
 	}
+	w.refused(err)
+}
+
+// refused takes a probe that failed.
+func (w *watch) refused(err error) {
+	if errors.Is(err, errIdentity) {
+		w.identity = err // it did answer
+		return
+	}
 	w.refusal = append(w.refusal, err)
 }
 
 // final asks the candidate once more, through its public addresses, and with
-// that the account itself: a probe is a flow, and it must have been counted.
+// that the account itself: a probe is a flow, and it must have been counted. Then
+// it waits for a moment at which the books agree, listener by listener.
 func (w *watch) final(ctx context.Context) error {
-	if err := w.s.askEach(ctx, w.candidate); err != nil {
-		w.refusal = append(w.refusal, err)
-		// Twice: one may have met a moment in which the machine was busy.
-		if err := w.s.askEach(ctx, w.candidate); err != nil {
-			w.refusal = append(w.refusal, err)
-		} else {
+	for w.identity == nil && len(w.refusal) < 2 { // twice: one may have met a moment in which the machine was busy
+		err := w.s.askEach(ctx, w.candidate)
+		if err == nil {
 			w.refusal = nil
+			break
 		}
+		w.refused(err)
 	}
-	for late := time.Now().Add(settleFor); ; {
+	for begun := time.Now(); ; {
+		known := w.auditAll()
 		if err := w.look(); err != nil {
 			return err
 		}
-		if w.unseenProbes() == 0 || time.Now().After(late) {
+		if past := time.Since(begun); (w.unseenProbes() == 0 || past > settleFor) && (known || past > auditFor) {
 			return nil
 		}
 		select {
