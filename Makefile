@@ -3,7 +3,7 @@ CLANG         := clang-19
 GOLANGCI_LINT := v2.15.0
 
 # What the targets need beyond Go, as Debian packages.
-TEST_PACKAGES     := curl wrk nghttp2-client iproute2 gunicorn nodejs systemd
+TEST_PACKAGES     := curl wrk nghttp2-client iproute2 gunicorn nodejs node-ws systemd
 BENCH_PACKAGES    := nginx libnginx-mod-stream haproxy wrk
 GENERATE_PACKAGES := $(CLANG) $(CLANG:clang%=llvm%) libbpf-dev linux-libc-dev
 

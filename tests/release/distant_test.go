@@ -59,7 +59,7 @@ func releaseAfar(t *testing.T, n int, unsteered bool) *run {
 
 // TestReleasesOverDistance interrupts handshakes by each shift.
 func TestReleasesOverDistance(t *testing.T) {
-	n := releases(t, 10)
+	n := releases(t, 6)
 	run := releaseAfar(t, n, false)
 	run.check(t, n)
 	for i, halfOpen := range run.halfOpen {

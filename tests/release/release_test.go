@@ -43,7 +43,7 @@ func releases(t *testing.T, usual int) int {
 // of something, and bursts of new connections around each shift.
 func TestReleases(t *testing.T) {
 	needTools(t)
-	n := releases(t, 20)
+	n := releases(t, 12)
 	run := startRun(t, here, demo.Settings{})
 	defer run.finish()
 	for range n {
@@ -57,7 +57,7 @@ func TestReleases(t *testing.T) {
 // stopped from the request to the shift, so that it accepts none.
 func TestReleasesWithFullQueues(t *testing.T) {
 	needTools(t)
-	n := releases(t, 10)
+	n := releases(t, 6)
 	run := startRun(t, here, demo.Settings{})
 	defer run.finish()
 	for i := range n {
@@ -72,7 +72,7 @@ func TestReleasesWithFullQueues(t *testing.T) {
 // as they do without BPF.
 func TestReleasesInTakeover(t *testing.T) {
 	needTools(t)
-	n := releases(t, 10)
+	n := releases(t, 5)
 	run := startRun(t, here, demo.Settings{Steering: "takeover"})
 	defer run.finish()
 	for range n {
@@ -147,7 +147,7 @@ func startRun(t *testing.T, at site, settings demo.Settings) *run {
 	r.stop = stop
 	r.running.Go(func() { r.load.Run(ctx) })
 	r.running.Go(func() { r.watch.Run(ctx) })
-	r.tools = startTools(ctx, t, &r.running, at.command, "http://"+n.HTTP.String())
+	r.tools = startTools(ctx, t, &r.running, at, n)
 	// Every kind must be in the middle of something before the first shift.
 	node.Eventually(t, "the load to get going", func() bool { return r.load.Counts().OK > 250 })
 	return r

@@ -2,7 +2,6 @@ package release
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -15,53 +14,88 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/baton-mesh/baton/supervisor/demo"
 	"github.com/baton-mesh/baton/tests/need"
 )
 
 // A tool is somebody else's client: it shares no mistake with those of package
 // demo. It runs again and again, each time for a few seconds at most.
 type tool struct {
-	name string // of the program, and of its Debian package unless pkg says otherwise
-	pkg  string
-	args func(t *testing.T, url string) []string
+	name    string
+	program string
+	pkg     string // of Debian
+	args    func(t *testing.T, web, edge string) []string
 	// read takes what a run printed and returns how many requests it made, or
 	// why it must count as failed.
 	read func(out []byte) (requests int, err error)
 }
 
+// The limits on time are for what hangs. A slow answer is none.
+const maxTime = "120"
+
 var tools = []tool{
-	{
-		// One URL each: given several, curl sends a request again that met a
-		// connection which had been closed.
-		name: "curl",
-		args: func(_ *testing.T, url string) []string {
-			return []string{"--silent", "--show-error", "--fail", "--max-time", "10", url + slowPath(300, curlKiB)}
-		},
-		read: sameBody(curlKiB << 10),
-	},
-	{
-		name: "wrk",
-		args: func(t *testing.T, url string) []string {
-			// Paced, since a proxy and its clients share the machine. The pause also
-			// leaves connections idle, where a close without notice is an error.
-			script := filepath.Join(t.TempDir(), "pause.lua")
-			if err := os.WriteFile(script, []byte("function delay() return 20 end\n"), 0o644); err != nil {
-				t.Fatal(err)
-			}
-			return []string{"--threads", "1", "--connections", "4", "--duration", "3s", "--script", script, url + "/small?seed=1"}
-		},
-		read: readWrk,
-	},
-	{
-		// Paced by a slow answer: with --rps, h2load 1.52 stands still once a
-		// connection was closed.
-		name: "h2load",
-		pkg:  "nghttp2-client",
-		args: func(_ *testing.T, url string) []string {
-			return []string{"--h1", "--clients", "4", "--requests", "100", url + slowPath(50, 1)}
-		},
-		read: readH2load,
-	},
+	curl("curl http/1.1", "--http1.1", false),
+	curl("curl http/1.1 TLS", "--http1.1", true),
+	curl("curl h2", "--http2", true),
+	curl("curl h2c", "--http2-prior-knowledge", false),
+	wrk("wrk", false),
+	wrk("wrk TLS", true),
+	// Paced by a slow answer: with --rps, h2load 1.52 stands still once a
+	// connection was closed.
+	h2load("h2load http/1.1", false, "--h1", "--clients", "4", "--requests", "100"),
+	// It does not connect again once it has been told to go, and gives up what it
+	// has not begun. So each connection begins at once all it ever does.
+	h2load("h2load h2", true, "--clients", "4", "--requests", "12", "--max-concurrent-streams", "3"),
+	h2load("h2load h2c", false, "--clients", "4", "--requests", "12", "--max-concurrent-streams", "3"),
+	nodeWebSocket("ws of npm", false),
+	nodeWebSocket("ws of npm TLS", true),
+}
+
+// curl gets one URL each time: given several, it sends a request again that met
+// a connection which had been closed.
+func curl(name, version string, secure bool) tool {
+	return tool{name, "curl", "curl", func(_ *testing.T, web, edge string) []string {
+		return []string{"--silent", "--show-error", "--fail", "--insecure", "--max-time", maxTime, version, base(web, edge, secure) + slowPath(300, curlKiB)}
+	}, sameBody(curlKiB << 10)}
+}
+
+// wrk is paced, since a proxy and its clients share the machine. The pause also
+// leaves connections idle, where a close without notice is an error.
+func wrk(name string, secure bool) tool {
+	return tool{name, "wrk", "wrk", func(t *testing.T, web, edge string) []string {
+		script := filepath.Join(t.TempDir(), "pause.lua")
+		if err := os.WriteFile(script, []byte("function delay() return 20 end\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return []string{"--threads", "1", "--connections", "4", "--duration", "3s", "--timeout", maxTime + "s", "--script", script, base(web, edge, secure) + "/small?seed=1"}
+	}, readWrk}
+}
+
+func h2load(name string, secure bool, args ...string) tool {
+	ms := 50
+	if args[0] != "--h1" {
+		ms = 500
+	}
+	return tool{name, "h2load", "nghttp2-client", func(_ *testing.T, web, edge string) []string {
+		return append(args, base(web, edge, secure)+slowPath(ms, 1))
+	}, readH2load}
+}
+
+func nodeWebSocket(name string, secure bool) tool {
+	return tool{name, "node", "nodejs", func(_ *testing.T, web, edge string) []string {
+		url := "ws://" + web
+		if secure {
+			url = "wss://" + edge
+		}
+		return []string{"testdata/echo.js", url + "/ws"}
+	}, func(out []byte) (int, error) { return strconv.Atoi(strings.TrimSpace(string(out))) }}
+}
+
+func base(web, edge string, secure bool) string {
+	if secure {
+		return "https://" + edge
+	}
+	return "http://" + web
 }
 
 func slowPath(ms, kb int) string { return fmt.Sprintf("/slow?seed=1&ms=%d&kb=%d", ms, kb) }
@@ -103,58 +137,82 @@ func readH2load(out []byte) (int, error) {
 	return strconv.Atoi(m[4])
 }
 
-// results is what the tools came to.
+// results is what the clients by others came to.
 type results struct {
+	names []string
+
 	mu       sync.Mutex
 	requests map[string]int
 	failures []string
 }
 
+// nodeModules is where Debian puts packages of npm.
+const nodeModules = "/usr/share/nodejs"
+
 func needTools(t *testing.T) {
 	t.Helper()
 	for _, tool := range tools {
-		need.Tool(t, tool.name, cmp.Or(tool.pkg, tool.name))
+		need.Tool(t, tool.program, tool.pkg)
 	}
+	_, err := os.Stat(filepath.Join(nodeModules, "ws"))
+	need.That(t, err == nil, "ws for Node.js: apt install node-ws (make test does)")
 }
 
-// startTools keeps every tool running until ctx is done, and then lets it finish.
-func startTools(ctx context.Context, t *testing.T, running *sync.WaitGroup, command func(name string, args ...string) *exec.Cmd, url string) *results {
+// startTools keeps every client by others running until ctx is done, and then lets it finish.
+func startTools(ctx context.Context, t *testing.T, running *sync.WaitGroup, at site, n *demo.Node) *results {
 	t.Helper()
 	r := &results{requests: make(map[string]int)}
-	for _, tool := range tools {
-		args := tool.args(t, url)
+	repeat := func(name string, run func() (int, error), end func()) {
+		r.names = append(r.names, name)
 		running.Go(func() {
+			defer end()
 			for ctx.Err() == nil {
-				r.run(tool, command(tool.name, args...))
+				requests, err := run()
+				r.add(name, requests, err)
 			}
 		})
+	}
+	for _, tool := range tools {
+		args := tool.args(t, n.HTTP.String(), n.HTTPS.String())
+		repeat(tool.name, func() (int, error) { return tool.run(at.command(tool.program, args...)) }, func() {})
+	}
+	for _, l := range libraries {
+		run, end := l.start(t, at, n)
+		repeat(l.name, run, end)
 	}
 	return r
 }
 
-func (r *results) run(tool tool, cmd *exec.Cmd) {
+func (tool tool) run(cmd *exec.Cmd) (requests int, err error) {
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := cmd.Run()
-	n := 0
-	if err == nil {
-		n, err = tool.read(stdout.Bytes())
+	cmd.Env = append(os.Environ(), "NODE_PATH="+nodeModules, "NODE_TLS_REJECT_UNAUTHORIZED=0", "NODE_NO_WARNINGS=1")
+	if err = cmd.Run(); err == nil {
+		requests, err = tool.read(stdout.Bytes())
 	}
+	if err != nil {
+		err = fmt.Errorf("%w %s", err, strings.TrimSpace(stderr.String()))
+	}
+	return requests, err
+}
+
+// add notes what a run came to.
+func (r *results) add(name string, requests int, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.requests[tool.name] += n
+	r.requests[name] += requests
 	if err != nil {
-		r.failures = append(r.failures, fmt.Sprintf("%s: %v %s", tool.name, err, strings.TrimSpace(stderr.String())))
+		r.failures = append(r.failures, fmt.Sprintf("%s: %v", name, err))
 	}
 }
 
 // check is called when all tools have ended.
 func (r *results) check(t *testing.T) {
 	t.Helper()
-	for _, tool := range tools {
-		t.Logf("%-14s %6d requests", tool.name, r.requests[tool.name])
-		if r.requests[tool.name] == 0 {
-			t.Errorf("%s made no request", tool.name)
+	for _, name := range r.names {
+		t.Logf("%-18s %6d requests", name, r.requests[name])
+		if r.requests[name] == 0 {
+			t.Errorf("%s made no request", name)
 		}
 	}
 	for _, f := range r.failures {
