@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/baton-mesh/baton/bpf/flows"
 	"github.com/baton-mesh/baton/bpf/reuseport"
@@ -198,11 +199,15 @@ func (s side) decided() uint64 {
 
 // hoards asks for descriptors, threads and memory of the candidate's main process.
 func (w *watch) hoards() Finding {
-	seen := make([]resources, len(w.readings))
+	var seen []resources
+	var last time.Time
 	for i := range w.readings {
-		seen[i] = w.readings[i].resources
+		// Those that a busy machine has taken one right after the other tell nothing of a trend.
+		if r := &w.readings[i]; r.at.Sub(last) >= readEvery/2 {
+			seen, last = append(seen, r.resources), r.at
+		}
 	}
-	if !w.candidate.alive() {
+	if !w.candidate.alive() && len(seen) > 0 {
 		seen = seen[:len(seen)-1]
 	}
 	if words := leaking(seen, w.peak); words != "" {
@@ -211,8 +216,8 @@ func (w *watch) hoards() Finding {
 	if len(seen) == 0 {
 		return unjudged("it was never seen alive")
 	}
-	last := seen[len(seen)-1]
-	return held("%d descriptors, %d threads, %d MiB", last.descriptors, last.threads, last.resident>>20)
+	r := seen[len(seen)-1]
+	return held("%d descriptors, %d threads, %d MiB", r.descriptors, r.threads, r.resident>>20)
 }
 
 // observed: what the others rest on was seen. An account that has a hole is no

@@ -351,7 +351,9 @@ func TestLeaking(t *testing.T) {
 		"steady":                         {rising(100, 0, 50), 5, ""},
 		"rises to what connections need": {rising(100, 100, 20), 1000, ""},
 		"rises beyond":                   {rising(100, 100, 20), 10, "descriptors"},
-		"rose and stays":                 {append(rising(100, 100, 20), rising(2000, 0, 2)...), 10, ""},
+		"rose and stays":                 {append(rising(100, 100, 20), rising(2000, 0, 3)...), 10, ""},
+		"rises with pauses":              {append(append(rising(100, 100, 15), rising(1500, 0, 2)...), rising(1600, 100, 7)...), 10, "descriptors"},
+		"rises and falls":                {append(append(rising(100, 100, 15), rising(1400, 0, 1)...), rising(1600, 100, 7)...), 10, ""},
 		"the limit":                      {[]resources{{descriptors: 10, limit: 100}, {descriptors: 95, limit: 100}}, 1000, "of at most 100"},
 		"always near the limit":          {[]resources{{descriptors: 80, limit: 100}, {descriptors: 95, limit: 100}}, 1000, ""},
 	} {

@@ -46,9 +46,11 @@ func resourcesOf(pid int) (r resources) {
 }
 
 const (
-	// steadily is at how many readings in a row something must have grown to be
-	// a leak: a burst of connections makes descriptors too, and ends.
+	// steadily is over how many readings in a row something must have grown, at
+	// nearly each and never the other way, to be a leak: a burst of connections
+	// makes descriptors too, and ends.
 	steadily = 10
+	pauses   = 2
 	// What a process may hold beyond what it held at the shift, apart from what
 	// its connections explain. Generous: a cache that fills is no leak.
 	spareDescriptors       = 1024
@@ -75,12 +77,16 @@ func leaking(seen []resources, peak uint64) string {
 		if len(seen) <= steadily {
 			return false
 		}
+		paused := 0
 		for i := len(seen) - steadily; i < len(seen); i++ {
-			if of(seen[i]) <= of(seen[i-1]) {
+			switch now, before := of(seen[i]), of(seen[i-1]); {
+			case now < before:
 				return false
+			case now == before:
+				paused++
 			}
 		}
-		return true
+		return paused <= pauses
 	}
 	for _, kind := range []struct {
 		name  string
@@ -92,7 +98,7 @@ func leaking(seen []resources, peak uint64) string {
 		{"octets of memory", func(r resources) int64 { return r.resident }, first.resident*(1+memoryTimesAtTheShift) + spareMemory},
 	} {
 		if kind.of(last) > kind.bound && grows(kind.of) {
-			return fmt.Sprintf("%d %s, %d at the shift, rising at each of the last %d readings; %d connections at most do not explain more than %d",
+			return fmt.Sprintf("%d %s, %d at the shift, rising over the last %d readings; %d connections at most do not explain more than %d",
 				kind.of(last), kind.name, kind.of(first), steadily, peak, kind.bound)
 		}
 	}
