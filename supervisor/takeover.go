@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -23,12 +24,20 @@ import (
 //     the moment it accepts, and the old generation until it is told to stop,
 //     which it is after the verdict.
 //   - A generation that shuts a socket down (shutdown(2)) does so for all. The
-//     supervisor listens again; what was queued has been reset by then.
+//     supervisor listens again; what was queued has been reset by then. The
+//     youngest is taken to have done it: the others have behaved for longer.
 type takeover struct {
 	nonblocking bool // of the one file description that all generations share
 
 	mu     sync.Mutex
 	shared []sharedSocket // in the order of the file; none after closeSinks
+	armed  []slotUse      // who accepts, the youngest last
+}
+
+// slotUse is a generation that has the sockets.
+type slotUse struct {
+	slot uint8
+	down int // times a socket was found shut down while it was the youngest
 }
 
 // sharedSocket is the supervisor's own descriptor of a listener.
@@ -125,10 +134,23 @@ func (t *takeover) named(name string) *sharedSocket {
 	return nil
 }
 
-// There is nothing to arm and nothing to move.
+// fill and empty note who accepts; there is nothing to arm.
 
-func (t *takeover) fill(uint8, *config.Config, map[string][]socket) error { return nil }
-func (t *takeover) empty(uint8)                                           {}
+func (t *takeover) fill(slot uint8, _ *config.Config, _ map[string][]socket) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.armed = append(t.armed, slotUse{slot: slot})
+	return nil
+}
+
+func (t *takeover) empty(slot uint8) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.armed = slices.DeleteFunc(t.armed, func(u slotUse) bool { return u.slot == slot })
+}
+
+// Nor is there anything to move.
+
 func (t *takeover) shift(reuseport.Shift)                                 {}
 
 // datagramGroups: a socket that two generations read has no flow of either.
@@ -139,17 +161,15 @@ func (t *takeover) counts(int) (reuseport.Counts, error) { return reuseport.Coun
 func (t *takeover) emptySinks() error                    { return nil }
 func (t *takeover) detach()                              {}
 
-// inSlot counts the sockets that listen. One that was shut down listens again
-// when it returns, and is counted as gone this once: who asks first has a
-// generation to blame.
-func (t *takeover) inSlot(_ uint8, sockets map[string][]socket) (in, all int, err error) {
+// inSlot counts the sockets that a generation has not shut down. One that was
+// listens again when it returns.
+func (t *takeover) inSlot(slot uint8, sockets map[string][]socket) (in, all int, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for name, workers := range sockets {
 		all += len(workers)
 		s := t.named(name)
 		if s == nil {
-			in += len(workers)
 			continue
 		}
 		listening, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
@@ -157,9 +177,19 @@ func (t *takeover) inSlot(_ uint8, sockets map[string][]socket) (in, all int, er
 			return 0, 0, fmt.Errorf("ask whether listener %s listens: %w", name, err)
 		}
 		if listening != 0 {
-			in += len(workers)
-		} else if err := s.listen(s.conf.Backlog); err != nil {
+			continue
+		}
+		if err := s.listen(s.conf.Backlog); err != nil {
 			return 0, 0, fmt.Errorf("listener %s was shut down; listening again: %w", name, err)
+		}
+		if n := len(t.armed); n > 0 {
+			t.armed[n-1].down++
+		}
+	}
+	in = all
+	for _, u := range t.armed {
+		if u.slot == slot {
+			in -= min(u.down, all)
 		}
 	}
 	return in, all, nil

@@ -14,7 +14,10 @@ import (
 	"github.com/baton-mesh/baton/supervisor/demo"
 )
 
-func inTakeover(c *config.Config) { c.Steering = config.SteeringTakeover }
+func inTakeover(c *config.Config) {
+	c.Steering = config.SteeringTakeover
+	c.Release.ReadyTimeout = 30 * time.Second
+}
 
 func TestTakeoverReleases(t *testing.T) {
 	n := serve(t, conf(t, "gentle", inTakeover))
@@ -75,7 +78,10 @@ func TestTakeoverGoesBack(t *testing.T) {
 		t.Run(how, func(t *testing.T) {
 			n := serve(t, conf(t, "serve", inTakeover))
 			res := n.release(n.like(how, func(c *config.Config) {
-				c.Release.ReadyTimeout, c.Release.Verify.Window = 300*time.Millisecond, 5*time.Second
+				c.Release.Verify.Window = 30 * time.Second // hang-up ends it
+				if how == "mute" {
+					c.Release.ReadyTimeout = 300 * time.Millisecond
+				}
 			}), Request{})
 			if res.Outcome != want {
 				t.Errorf("%+v", res)
