@@ -183,4 +183,12 @@ func TestSampleTakesSomeOfEachProtocol(t *testing.T) {
 	if asked, reached := sample(all[:askedMost]); len(asked) != askedMost || reached != nil {
 		t.Errorf("of %d listeners %d are asked", askedMost, len(asked))
 	}
+	// A datagram has no connection either: one that was meant to reach its
+	// listener would be refused.
+	for i := range all {
+		all[i].Protocol = config.UDP
+	}
+	if asked, reached := sample(all); len(asked)+len(reached) != 0 {
+		t.Errorf("of UDP %d are asked and %d reached", len(asked), len(reached))
+	}
 }

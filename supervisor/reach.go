@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -24,8 +25,9 @@ const (
 
 // sample divides listeners into those that are asked for an answer, each time
 // others but one of each protocol at least, and those that a connection has to
-// do for.
+// do for. Those of datagrams, which have neither, are left out.
 func sample(all []config.Listener) (asked, reached []config.Listener) {
+	all = slices.DeleteFunc(slices.Clone(all), func(l config.Listener) bool { return !l.Protocol.HasStreams() })
 	if len(all) <= askedMost {
 		return all, nil
 	}
