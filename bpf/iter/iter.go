@@ -12,6 +12,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+
+	"github.com/baton-mesh/baton/bpf/internal/patient"
 )
 
 // Queue is what waits on one listening socket.
@@ -64,18 +66,10 @@ func (q *Queues) Read(cookies []uint64) (found map[uint64]Queue, err error) {
 	if len(cookies) == 0 {
 		return found, nil
 	}
-	for _, c := range cookies {
-		if err := q.objs.Wanted.Put(c, uint8(1)); err != nil {
-			return nil, fmt.Errorf("ask for a listener's queue: %w", err)
-		}
+	if err := q.want(cookies); err != nil {
+		return nil, fmt.Errorf("ask for a listener's queue: %w", err)
 	}
-	defer func() {
-		for _, c := range cookies {
-			if derr := q.objs.Wanted.Delete(c); derr != nil && !errors.Is(derr, ebpf.ErrKeyNotExist) {
-				err = errors.Join(err, derr)
-			}
-		}
-	}()
+	defer func() { err = errors.Join(err, q.unwant(cookies)) }()
 
 	r, err := q.iter.Open()
 	if err != nil {
@@ -98,6 +92,33 @@ func (q *Queues) Read(cookies []uint64) (found map[uint64]Queue, err error) {
 		}
 	}
 	return found, nil
+}
+
+// want enters cookies into the map, by as few system calls as it takes: there may
+// be thousands, many times a second.
+func (q *Queues) want(cookies []uint64) error {
+	marks := make([]uint8, len(cookies))
+	return patient.Update(func() error {
+		n, err := q.objs.Wanted.BatchUpdate(cookies, marks, nil)
+		if err != nil && n < len(cookies) {
+			cookies, marks = cookies[n:], marks[n:] // what is in stays in
+		}
+		return err
+	})
+}
+
+func (q *Queues) unwant(cookies []uint64) error {
+	_, err := q.objs.Wanted.BatchDelete(cookies, nil)
+	if err == nil {
+		return nil
+	}
+	var errs []error // a key that is not there, say because it was asked for twice, ends a batch
+	for _, c := range cookies {
+		if err := q.objs.Wanted.Delete(c); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Close frees the iterator.

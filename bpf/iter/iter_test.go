@@ -3,6 +3,7 @@ package iter
 import (
 	"net"
 	"os"
+	"strconv"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -70,6 +71,31 @@ func TestAcceptQueues(t *testing.T) {
 	}
 }
 
+// Thousands at once, one of them twice, leave nothing behind.
+func TestManyAreAskedAndForgotten(t *testing.T) {
+	q, err := Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer q.Close()
+	_, cookie := listen(t)
+	cookies := []uint64{cookie, cookie}
+	for i := range uint64(10000) {
+		cookies = append(cookies, 1<<60+i)
+	}
+	for range 3 {
+		got, err := q.Read(cookies)
+		if err != nil || len(got) != 1 || got[cookie] != (Queue{}) {
+			t.Fatalf("%v, %v", got, err)
+		}
+		var key uint64
+		var mark uint8
+		if all := q.objs.Wanted.Iterate(); all.Next(&key, &mark) {
+			t.Fatalf("%#x is still asked for", key)
+		}
+	}
+}
+
 func BenchmarkRead(b *testing.B) {
 	q, err := Open()
 	if err != nil {
@@ -77,13 +103,17 @@ func BenchmarkRead(b *testing.B) {
 	}
 	defer q.Close()
 	var cookies []uint64
-	for range 3 {
+	for range 1000 {
 		_, c := listen(b)
 		cookies = append(cookies, c)
 	}
-	for b.Loop() {
-		if _, err := q.Read(cookies); err != nil {
-			b.Fatal(err)
-		}
+	for _, n := range []int{3, 1000} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			for b.Loop() {
+				if _, err := q.Read(cookies[:n]); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
