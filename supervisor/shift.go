@@ -85,6 +85,14 @@ func (s *Supervisor) give(r *release, share float64, salt uint32) error {
 
 // shiftBack gives all new flows to the previous generation again.
 func (s *Supervisor) shiftBack(_ context.Context, r *release) error {
+	// What killed the one may have killed the other, whose end is being seen to:
+	// flows that went back to it would find nobody.
+	if old := r.previous; r.shifted && old != nil && old.process.Ended(0) {
+		select {
+		case <-old.exited:
+		case <-s.abandon:
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !r.shifted {

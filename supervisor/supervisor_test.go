@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/spawn"
 )
 
 func TestReleasePasses(t *testing.T) {
@@ -226,9 +227,18 @@ func TestBothDieDuringTheRamp(t *testing.T) {
 		st := n.s.Status()
 		return st.Release != nil && st.Release.Weight == 0.1
 	})
-	for _, g := range n.s.Status().Generations {
-		syscall.Kill(g.PID, syscall.SIGKILL)
+	first, err := spawn.Attach(n.generation(1).PID)
+	if err != nil {
+		t.Fatal(err)
 	}
+	defer first.Close()
+	candidate := n.generation(2).PID
+	first.Signal(syscall.SIGKILL)
+	if !first.Ended(30 * time.Second) {
+		t.Fatal("generation 1 did not end")
+	}
+	// At once: that the first has ended need not have been noticed.
+	syscall.Kill(candidate, syscall.SIGKILL)
 	if res, _ := r.wait(context.Background()); res.Outcome != RollbackFailed || res.ExitCode != 6 {
 		t.Errorf("%+v", res)
 	}

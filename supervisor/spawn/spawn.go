@@ -156,7 +156,10 @@ func Attach(pid int) (*Process, error) {
 
 // Ended waits for the end of a process, at most for the time given.
 func (p *Process) Ended(within time.Duration) bool {
-	fds := []unix.PollFd{{Fd: int32(p.pidFD), Events: unix.POLLIN}}
+	p.mu.Lock()
+	fd := p.pidFD
+	p.mu.Unlock()
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	n, err := unix.Poll(fds, int(within.Milliseconds()))
 	return err == nil && n == 1
 }
