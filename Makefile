@@ -50,7 +50,7 @@ soak: build ## 1,000 releases in a row: nothing may grow (root)
 	BATON_TEST_SOAK=1 go test -count=1 -timeout 2h -run TestThousandReleases -v ./tests/release
 
 gates: build ## a hundred releases of the same again, and more of the gates' tests (root)
-	BATON_TEST_GATES=1 go test -count=1 -timeout 30m -run 'TestSameAgainPasses|TestConservation|TestBadGenerations' -v ./supervisor ./tests/release
+	BATON_TEST_GATES=1 go test -count=1 -timeout 30m -run 'TestSameAgainPasses|TestConservation|TestBadGenerations|TestBadLedgers' -v ./supervisor ./tests/packetpath
 
 listeners: build ## 5,000 listeners on one port: how long start, release and stop take (root)
 	BATON_TEST_LISTENERS=5000 go test -p 1 -count=1 -timeout 30m -run TestManyListeners -v ./supervisor ./tests/release
