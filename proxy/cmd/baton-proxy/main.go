@@ -50,8 +50,10 @@ func init() {
 func main() {
 	flags := flag.NewFlagSet("baton-proxy", flag.ContinueOnError)
 	file := flags.String("config", "", "run without a supervisor, with this `file`")
+	level := new(slog.Level)
+	flags.TextVar(level, "log-level", slog.LevelInfo, "log what is at least at this `level`: debug (a line for each request), info, warn or error")
 	flags.Usage = func() {
-		fmt.Fprintln(flags.Output(), "usage: baton-proxy [check|version] [--config FILE]")
+		fmt.Fprintln(flags.Output(), "usage: baton-proxy [check|version] [--config FILE] [--log-level LEVEL]")
 		flags.PrintDefaults()
 	}
 	command, args := "run", os.Args[1:]
@@ -72,7 +74,7 @@ func main() {
 	var err error
 	switch command {
 	case "run":
-		if err = run(*file); err != nil {
+		if err = run(*file, level); err != nil {
 			// What the supervisor shows as the reason of the release's failure.
 			contract.Notify("STATUS=" + strings.ReplaceAll(err.Error(), "\n", "; "))
 		}
@@ -90,7 +92,7 @@ func main() {
 	}
 }
 
-func run(file string) error {
+func run(file string, level slog.Leveler) error {
 	// Before anything else: a SIGTERM during the start must not kill.
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
@@ -114,7 +116,7 @@ func run(file string) error {
 	if shared != nil {
 		defer shared.Close()
 	}
-	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
+	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	g, err := build(file, proxy.Options{
 		Keys:       shared,
 		Generation: id,

@@ -102,7 +102,7 @@ func TestGenerationServesDrainsAndExits(t *testing.T) {
 	fmt.Fprintf(config, configuration, ln.Addr().(*net.TCPAddr).Port, origin.Listener.Addr())
 
 	notify, next := manager(t)
-	cmd := command()
+	cmd := command("--log-level=debug")
 	cmd.ExtraFiles = []*os.File{socket, config}
 	cmd.Env = append(cmd.Env, "LISTEN_FDS=1", "LISTEN_FDNAMES=web", "BATON_CONFIG_FD=4", "BATON_GENERATION_ID=12", "NOTIFY_SOCKET="+notify)
 	var log bytes.Buffer
@@ -145,7 +145,7 @@ func TestGenerationServesDrainsAndExits(t *testing.T) {
 	if got := next("X_BATON_CUT="); !strings.Contains(got, "X_BATON_CUT=0\nX_BATON_IDLE_CLOSED=0") {
 		t.Errorf("told %q", got)
 	}
-	if err := <-exited; err != nil {
+	if err := <-exited; err != nil || !strings.Contains(log.String(), `"msg":"request"`) {
 		t.Errorf("%v\n%s", err, log.String())
 	}
 }
@@ -207,6 +207,7 @@ func TestMistakes(t *testing.T) {
 		{"bad generation", nil, "BATON_GENERATION_ID=x", 1, "BATON_GENERATION_ID"},
 		{"unknown command", []string{"fly"}, "", 2, "usage"},
 		{"unknown flag", []string{"--fly"}, "", 2, "usage"},
+		{"unknown level", []string{"--log-level=loud"}, "", 2, "log-level"},
 		{"version", []string{"version"}, "", 0, ""},
 	}
 	for _, test := range tests {
