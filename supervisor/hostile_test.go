@@ -174,6 +174,8 @@ func tryEscape(name string, listeners []net.Listener, given url.Values) {
 		try = closeSocket
 	case "ready":
 		try = sayReady
+	case "leave a child":
+		try = leaveChild
 	}
 	raw.Control(func(fd uintptr) { err = try(int(fd), given) })
 	var errno syscall.Errno
@@ -454,7 +456,7 @@ func (c *client) tryEscape(t *testing.T, n *node, name string) syscall.Errno {
 	if err := answer.Chmod(0o666); err != nil {
 		t.Fatal(err)
 	}
-	given := url.Values{"answer": {answer.Name()}, "victim": {strconv.Itoa(n.generation(1).PID)}, "pins": {pinsOf(n)}, "dir": {n.conf.RuntimeDir}}
+	given := url.Values{"answer": {answer.Name()}, "victim": {strconv.Itoa(n.generation(1).PID)}, "pins": {pinsOf(n)}, "dir": {n.conf.RuntimeDir}, "marker": {childMarker(n)}}
 	go c.get("/try/" + url.PathEscape(name) + "?" + given.Encode())
 	var text []byte
 	eventually(t, "the generation has tried", func() bool {

@@ -95,6 +95,7 @@ func become(binary, uid, gid int, argv []string) error {
 		return fmt.Errorf("set no_new_privs: %w", errno)
 	}
 	scope()
+	keepLimits()
 
 	// The interpreter of a script opens the descriptor again, by name; an ELF
 	// binary is mapped by the exec itself and must not leak into the server.
