@@ -77,11 +77,17 @@ func (c *Conn) lookForHTTP2(p []byte) {
 	c.h2.Store(h)
 	c.become(Active, Idle)
 	h.received(p[n:])
-	// The drain may have gone through the registry before this was in it.
+	// The drain may have gone through the registry before this was in it. A client
+	// that has just connected has a request, and some answer our PING while it is
+	// on its way: it is told when the request is here (see opened), or stays away.
 	if c.registry.draining.Load() {
-		h.goAway()
+		time.AfterFunc(firstRequest, h.goAway)
 	}
 }
+
+// firstRequest is how long a client that greets in a drain has for its first
+// request before it is told to go.
+const firstRequest = time.Second
 
 // received follows what the client has sent.
 func (h *session) received(p []byte) {
@@ -194,6 +200,9 @@ func (h *session) opened(id uint32) {
 	h.last = id
 	h.open[id] = struct{}{}
 	h.conn.become(Idle, Active)
+	if h.conn.registry.draining.Load() && !h.wanted.Load() {
+		go h.goAway() // it waits for the write on its way
+	}
 }
 
 func (h *session) close(id uint32) {
