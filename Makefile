@@ -19,7 +19,7 @@ export BPF2GO_CC := $(CLANG)
 LINT := bin/tools/golangci-lint-$(GOLANGCI_LINT)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test check generate verifier soak gates listeners bench install clean help
+.PHONY: build demo test check generate verifier soak gates listeners cost bench install clean help
 
 build: ## build bin/baton and bin/baton-proxy
 	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/ ./supervisor/cmd/baton ./proxy/cmd/baton-proxy
@@ -54,6 +54,9 @@ gates: build ## a hundred releases of the same again, and more of the gates' tes
 
 listeners: build ## 5,000 listeners on one port: how long start, release and stop take (root)
 	BATON_TEST_LISTENERS=5000 go test -p 1 -count=1 -timeout 30m -run TestManyListeners -v ./supervisor ./tests/release
+
+cost: ## what the account of requests costs the proxy, and what spans of the SDK would
+	BATON_TEST_COST=20 go test -count=1 -timeout 30m -run '^TestCost$$' -v ./proxy
 
 bench: build ## what a release costs, and other ways of replacing a proxy beside it (root, six minutes)
 	@tests/install $(BENCH_PACKAGES)
