@@ -56,7 +56,7 @@ listeners: build ## 5,000 listeners on one port: how long start, release and sto
 	BATON_TEST_LISTENERS=5000 go test -p 1 -count=1 -timeout 30m -run TestManyListeners -v ./supervisor ./tests/release
 
 cost: ## what the account of requests costs the proxy, and what spans of the SDK would
-	BATON_TEST_COST=20 go test -count=1 -timeout 30m -run '^TestCost$$' -v ./proxy
+	BATON_TEST_COST=40 go test -count=1 -timeout 30m -run '^TestCost$$' -v ./proxy
 
 bench: build ## what a release costs, and other ways of replacing a proxy beside it (root, six minutes)
 	@tests/install $(BENCH_PACKAGES)

@@ -1,8 +1,10 @@
 package proxy_test
 
 import (
+	"context"
 	"encoding/hex"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"strings"
@@ -20,8 +22,9 @@ import (
 	"github.com/baton-mesh/baton/proxy/listener"
 )
 
-// accounted is a generation that keeps a ledger, and the ledger.
-func accounted(t *testing.T, web, raw string, change ...func(*config.Config)) (*node, *ledger.Ledger) {
+// newLedger is a ledger and its writer, whose pages stay: a request that was cut
+// may end after the generation has.
+func newLedger(t *testing.T) (*ledger.Ledger, *ledger.Writer) {
 	t.Helper()
 	l, err := ledger.Create(ledger.Options{Generation: 7, Listeners: []string{"web", "raw"}, Routes: []string{"web", "raw"}})
 	if err != nil {
@@ -32,7 +35,13 @@ func accounted(t *testing.T, web, raw string, change ...func(*config.Config)) (*
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Its pages stay: a request that was cut may end after the generation has.
+	return l, w
+}
+
+// accounted is a generation that keeps a ledger, and the ledger.
+func accounted(t *testing.T, web, raw string, change ...func(*config.Config)) (*node, *ledger.Ledger) {
+	t.Helper()
+	l, w := newLedger(t)
 	return startWith(t, func(o *proxy.Options) { o.Ledger = w }, web, raw, change...), l
 }
 
@@ -148,12 +157,14 @@ func TestOurOwnAnswersAreCounted(t *testing.T) {
 		c.get(path)
 		c.response()
 	}
-	c.send("GET /a HTTP/1.1\r\nHost: a\r\nContent-Type: application/grpc\r\n\r\n")
-	if res, _ := c.response(); res.StatusCode != http.StatusOK {
-		t.Errorf("a gRPC client is answered %d", res.StatusCode)
+	for _, path := range []string{"/a", "/b"} { // the same to a client of gRPC, whose status is always 200
+		c.send("GET " + path + " HTTP/1.1\r\nHost: a\r\nContent-Type: application/grpc\r\n\r\n")
+		if res, _ := c.response(); res.StatusCode != http.StatusOK {
+			t.Errorf("a gRPC client is answered %d", res.StatusCode)
+		}
 	}
-	r := totals(t, l, 3, 0, ledger.Flows{Accepted: 1, Failed: 1})
-	want(t, classes(r), map[string]uint64{"http1 web 5xx": 2, "http1 none 4xx": 1})
+	r := totals(t, l, 4, 0, ledger.Flows{Accepted: 1, Failed: 1})
+	want(t, classes(r), map[string]uint64{"http1 web 5xx": 2, "http1 none 4xx": 2})
 	seen := map[string]bool{}
 	l.Kept(func(k *ledger.Record) { seen[k.Error] = true })
 	if !seen["upstream-connect"] {
@@ -205,10 +216,25 @@ func TestWebSocketIsOneRequest(t *testing.T) {
 	want(t, classes(r), map[string]uint64{"websocket web 1xx": 1})
 }
 
+// slowLog takes its time for what is logged between the close of an upgraded
+// connection and the end of its request's account.
+type slowLog struct{ slog.Handler }
+
+func (slowLog) Enabled(context.Context, slog.Level) bool { return true }
+func (h slowLog) WithAttrs([]slog.Attr) slog.Handler     { return h }
+func (slowLog) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == "request" {
+		time.Sleep(100 * time.Millisecond)
+	}
+	return nil
+}
+
 // The process may end as soon as Run has returned: nothing may be open then.
 func TestAccountIsSettledWhenAGenerationEnds(t *testing.T) {
 	const many = 20
-	n, l := accounted(t, webSocketOrigin(t, func(conn net.Conn, r io.Reader) { io.Copy(io.Discard, r) }), "", quick)
+	l, w := newLedger(t)
+	n := startWith(t, func(o *proxy.Options) { o.Ledger, o.Log = w, slog.New(slowLog{slog.DiscardHandler}) },
+		webSocketOrigin(t, func(conn net.Conn, r io.Reader) { io.Copy(io.Discard, r) }), "", quick)
 	var all []*client
 	for range many {
 		all = append(all, upgrade(t, n, ""))

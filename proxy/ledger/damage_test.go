@@ -125,6 +125,10 @@ func TestDamageIsSaid(t *testing.T) {
 		}, "cursor stands where it cannot"},
 		{"a cursor far ahead", func(t *testing.T, l *Ledger, w *Writer) { w.mem[w.layout.kept].Store(1 << 60) }, "cursor stands where it cannot"},
 		{"records of nobody", func(t *testing.T, l *Ledger, w *Writer) { scribbleRecords(w, ^uint64(0)) }, "records say what cannot be"},
+		{"text beyond the end of its record", func(t *testing.T, l *Ledger, w *Writer) {
+			ring := w.layout.keptRing()
+			ring.slot(w.mem, 0)[12].Store(^uint64(0))
+		}, "records say what cannot be"},
 		{"a hole in the header", func(t *testing.T, l *Ledger, w *Writer) { punch(t, l, 0, pageWords) }, "layout 0"},
 		{"a hole in the names", func(t *testing.T, l *Ledger, w *Writer) { punch(t, l, l.layout.names, pageWords) }, "names were overwritten"},
 		{"a hole in the keys", func(t *testing.T, l *Ledger, w *Writer) { punch(t, l, l.layout.keys, numSeries) }, "key of a series was changed"},
