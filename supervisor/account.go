@@ -3,6 +3,7 @@ package supervisor
 import (
 	"errors"
 	"hash/fnv"
+	"slices"
 	"sync"
 
 	"github.com/baton-mesh/baton/bpf/flows"
@@ -31,6 +32,14 @@ func (s *Supervisor) openAccount(pins string) {
 	}
 	if err != nil {
 		s.log.Warn("no account of flows: releases are judged without it", "reason", err)
+		return
+	}
+	// What the state file does not know of has ended.
+	err = s.accounts.flows.Prune(func(id uint64) bool {
+		return slices.ContainsFunc(s.state.Generations, func(g stateGeneration) bool { return g.ID == id })
+	})
+	if err != nil {
+		s.log.Error("accounts of an earlier supervisor stay", "error", err)
 	}
 }
 

@@ -69,7 +69,7 @@ const (
 	// counted twice.
 	inARow = 5
 	// enoughMoments is at how many moments they must not have agreed so to be wrong.
-	enoughMoments = 100
+	enoughMoments = 50
 )
 
 func (a *audit) agreed() bool { return a.row >= inARow }
@@ -209,6 +209,9 @@ func (w *watch) conserved() Finding {
 	}
 	if moved := w.moved(); moved > 0 {
 		words += fmt.Sprintf("; at most %d were moved to it", moved)
+	}
+	if proven < len(w.audits) {
+		return unjudged("%s; the others were not still for long enough to be audited", words)
 	}
 	return held("%s", words)
 }

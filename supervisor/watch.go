@@ -20,7 +20,7 @@ const (
 	// that the client has finished and the kernel has not.
 	settleFor = 2 * time.Second
 	// auditFor bounds the search for moments at which the books agree.
-	auditFor = 5 * time.Second
+	auditFor = 20 * time.Second
 )
 
 // watch is what is known of a candidate from the shift to the verdict.
@@ -313,12 +313,17 @@ func (w *watch) final(ctx context.Context) error {
 		}
 		w.refused(err)
 	}
+	var looked time.Time
 	for begun := time.Now(); ; {
-		known := w.auditAll()
-		if err := w.look(); err != nil {
-			return err
+		past := time.Since(begun)
+		known := w.auditAll() || past > auditFor
+		if known || time.Since(looked) >= readEvery {
+			if err := w.look(); err != nil {
+				return err
+			}
+			looked = time.Now()
 		}
-		if past := time.Since(begun); (w.unseenProbes() == 0 || past > settleFor) && (known || past > auditFor) {
+		if known && (w.unseenProbes() == 0 || past > settleFor) {
 			return nil
 		}
 		select {

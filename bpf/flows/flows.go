@@ -195,6 +195,28 @@ func (f *Flows) Forget(generation uint64, listener uint32) error {
 	return nil
 }
 
+// Prune closes the accounts that an earlier process has left of generations that
+// are not to be kept: it may have died before it could.
+func (f *Flows) Prune(keep func(generation uint64) bool) error {
+	var key flowsAccount
+	var perCPU []flowsTally
+	var gone []flowsAccount
+	all := f.objs.Accounts.Iterate()
+	for all.Next(&key, &perCPU) {
+		if !keep(key.Generation) {
+			gone = append(gone, key)
+		}
+	}
+	if err := all.Err(); err != nil {
+		return fmt.Errorf("list the accounts that were left: %w", err)
+	}
+	var errs []error
+	for _, key := range gone {
+		errs = append(errs, f.Forget(key.Generation, key.Listener))
+	}
+	return errors.Join(errs...)
+}
+
 // Close gives back what this process holds. Without pins the counting ends; with
 // them it goes on.
 func (f *Flows) Close() error {

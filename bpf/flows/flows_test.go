@@ -217,6 +217,16 @@ func TestOutlivesItsProcess(t *testing.T) {
 	}
 	both()
 	want(t, second, 7, Counts{Established: 3, Closed: 3, ResetSent: 3, ResetUnanswered: 3, Unanswered: 3, Failed: 3})
+	if err := errors.Join(second.Account(8, 1), second.Account(9, 1), second.Prune(func(id uint64) bool { return id != 8 })); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := second.Counts(8, 1); !errors.Is(err, ErrNoAccount) {
+		t.Errorf("an account that was pruned: %v", err)
+	}
+	if _, err := second.Counts(9, 1); err != nil {
+		t.Errorf("an account that was kept: %v", err)
+	}
+	want(t, second, 7, Counts{Established: 3, Closed: 3, ResetSent: 3, ResetUnanswered: 3, Unanswered: 3, Failed: 3})
 	if err := second.Forget(7, listenerNumber); err != nil {
 		t.Fatal(err)
 	}
