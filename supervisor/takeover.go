@@ -151,7 +151,7 @@ func (t *takeover) empty(slot uint8) {
 
 // Nor is there anything to move.
 
-func (t *takeover) shift(reuseport.Shift)                                 {}
+func (t *takeover) shift(reuseport.Shift) {}
 
 // datagramGroups: a socket that two generations read has no flow of either.
 func (t *takeover) datagramGroups() *datagrams { return nil }
