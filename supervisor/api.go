@@ -162,7 +162,8 @@ type ReleaseStatus struct {
 	ID         uint64  `json:"id"`
 	Stage      string  `json:"stage"`
 	Generation uint64  `json:"generation,omitempty"`
-	Weight     float64 `json:"weight"` // the candidate's share of new flows, 0 to 1
+	Weight     float64 `json:"weight"`           // the candidate's share of new flows, 0 to 1
+	Paused     bool    `json:"paused,omitempty"` // its share does not grow before it is resumed
 }
 
 // ListenerStatus is one listener and where its flows went since it was made.

@@ -35,7 +35,8 @@ func (s *Supervisor) retire(g *generation, timeout time.Duration) {
 	if g.stopping {
 		return
 	}
-	g.stopping, g.state, g.deadline = true, Draining, time.Now().Add(timeout)
+	g.stopping, g.state = true, Draining
+	g.beginEnding(timeout)
 	s.work.Go(func() { s.stop(g, timeout) })
 }
 
@@ -56,16 +57,14 @@ func (s *Supervisor) stop(g *generation, timeout time.Duration) {
 // drain lets a generation finish the flows it has. It is told to stop only when
 // nothing waits for it in the kernel any more.
 func (s *Supervisor) drain(g *generation, timeout time.Duration) {
-	deadline := time.Now().Add(timeout)
 	s.mu.Lock()
-	g.deadline = deadline
+	ending := g.beginEnding(timeout)
 	s.dropSpare(g)
 	s.mu.Unlock()
-	end := time.NewTimer(timeout)
-	defer end.Stop()
+	defer ending.stop()
 
 	if !g.leftover() && s.steered(g) {
-		s.emptyQueues(g, end.C)
+		s.emptyQueues(g, ending.end.C)
 	}
 	// Ours first: when the generation closes its own, the last copy is gone and
 	// the kernel hands on what is left.
@@ -73,25 +72,19 @@ func (s *Supervisor) drain(g *generation, timeout time.Duration) {
 		s.steering.empty(g.slot)
 		g.closeSockets()
 	}
-	if s.linger(g, timeout) {
-		// What follows has all its time.
-		deadline = time.Now().Add(timeout)
-		s.mu.Lock()
-		g.deadline = deadline
-		s.mu.Unlock()
-		end.Reset(timeout)
+	lingered := s.linger(g, timeout)
+	s.mu.Lock()
+	switch {
+	case ending.isForward():
+		ending.over(g, max(time.Until(g.deadline), 0)) // the wait for the queues may have seen the end
+	case lingered:
+		ending.over(g, timeout) // what follows has all its time
 	}
+	s.mu.Unlock()
 	if g.process.Signal(syscall.SIGTERM) != nil {
 		return // it has ended
 	}
 
-	goodbye := killAfter
-	lastCall := time.NewTimer(timeout)
-	defer lastCall.Stop()
-	if !g.leftover() && g.recipe.config.Proxy.Baton {
-		goodbye = lastCallBefore(timeout)
-		lastCall.Reset(time.Until(deadline.Add(-goodbye)))
-	}
 	squeezed, hurried := g.squeezed, s.hurried
 	for {
 		select {
@@ -99,19 +92,16 @@ func (s *Supervisor) drain(g *generation, timeout time.Duration) {
 			return
 		case <-hurried:
 			hurried = nil
-			end.Reset(killAfter)
-			lastCall.Reset(0)
+			ending.end.Reset(killAfter)
+			ending.lastCall.Reset(0)
 		case <-squeezed:
 			squeezed = nil
-			left := min(goodbye, time.Until(deadline))
-			end.Reset(left)
-			lastCall.Reset(0)
 			s.mu.Lock()
-			g.deadline = time.Now().Add(left)
+			ending.over(g, min(ending.goodbye, time.Until(g.deadline)))
 			s.mu.Unlock()
-		case <-lastCall.C:
+		case <-ending.lastCall.C:
 			g.process.Signal(syscall.SIGTERM)
-		case <-end.C:
+		case <-ending.end.C:
 			s.log.Warn("the drain's deadline is over: killing what is left", "generation", g.id)
 			return
 		}

@@ -87,6 +87,7 @@ type generation struct {
 	cut          int    // flows the deadline cut, as it reported
 	idleClosed   int
 	halfOpenLeft int
+	ending       *ending // from when it drains on
 	deadline     time.Time
 	stopping     bool // told to stop: its end is no crash
 	exit         string

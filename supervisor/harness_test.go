@@ -121,8 +121,11 @@ func generationMain(how string) {
 		listeners = append(listeners, l)
 	}
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/slow" {
+		switch r.URL.Path {
+		case "/slow":
 			time.Sleep(200 * time.Millisecond)
+		case "/for-ever":
+			select {}
 		}
 		if name, ok := strings.CutPrefix(r.URL.Path, "/try/"); ok {
 			tryEscape(name, listeners, r.URL.Query())

@@ -22,7 +22,10 @@ func (s *Supervisor) linger(g *generation, timeout time.Duration) bool {
 	}
 	most := g.recipe.config.Release.Linger
 	s.mu.Lock()
-	g.deadline = time.Now().Add(most + timeout)
+	forward := g.ending.forward
+	if !g.ending.isForward() {
+		g.ending.over(g, most+timeout)
+	}
 	s.mu.Unlock()
 	over := time.NewTimer(most)
 	defer over.Stop()
@@ -41,6 +44,8 @@ func (s *Supervisor) linger(g *generation, timeout time.Duration) bool {
 		case <-over.C:
 			s.log.Warn("clients have stayed longer than release.linger: what their connections see when the server stops is its own doing",
 				"generation", g.id, "flows", openFlows(counts))
+			return true
+		case <-forward:
 			return true
 		case <-g.exited:
 			return true

@@ -53,7 +53,9 @@ type release struct {
 
 	// Guarded by Supervisor.mu.
 	stage   string
-	shifted bool // flows have been given to the candidate
+	shifted bool          // flows have been given to the candidate
+	whole   bool          // all of them: the ramp is over
+	resumed chan struct{} // paused until it is closed; nil: it is not
 }
 
 // ErrStopping is returned to who asks a stopping supervisor for a release.

@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"fmt"
+	"time"
 )
 
 // shiftOver moves new flows to the candidate: by the steps of the ramp, each
@@ -23,14 +24,14 @@ func (s *Supervisor) shiftOver(ctx context.Context, r *release) error {
 		if share >= 1 {
 			break
 		}
-		if err := s.give(r, float64(share), salt); err != nil {
+		if err := s.give(ctx, r, float64(share), salt); err != nil {
 			return err
 		}
 		if err := s.step(ctx, r); err != nil {
 			return fmt.Errorf("at %v of new flows: %w", share, err)
 		}
 	}
-	if err := s.give(r, 1, salt); err != nil {
+	if err := s.give(ctx, r, 1, salt); err != nil {
 		return err
 	}
 	if r.previous != nil {
@@ -61,18 +62,50 @@ func (s *Supervisor) step(ctx context.Context, r *release) error {
 	return r.watch.step(ctx)
 }
 
-// give makes the candidate's share of new flows what it says. One store.
-func (s *Supervisor) give(r *release, share float64, salt uint32) error {
+// give makes the candidate's share of new flows what it says, when the release
+// is not paused. One store.
+func (s *Supervisor) give(ctx context.Context, r *release, share float64, salt uint32) error {
+	for {
+		resumed, err := s.giveNow(r, share, salt)
+		if resumed == nil {
+			return err
+		}
+		select {
+		case <-resumed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-r.candidate.exited:
+		case <-time.After(readEvery):
+			if err := s.glance(r); err != nil {
+				return fmt.Errorf("paused: %w", err)
+			}
+		}
+	}
+}
+
+// glance looks at a candidate that keeps its share.
+func (s *Supervisor) glance(r *release) error {
+	if r.watch == nil {
+		return s.holds(r.candidate)
+	}
+	return r.watch.look()
+}
+
+// giveNow gives, or returns what is closed when the release is resumed.
+func (s *Supervisor) giveNow(r *release, share float64, salt uint32) (resumed chan struct{}, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	g, old := r.candidate, r.previous
 	if !g.alive() {
-		return fmt.Errorf("generation %d ended: %s", g.id, g.exit)
+		return nil, fmt.Errorf("generation %d ended: %s", g.id, g.exit)
 	}
 	if old != nil && !old.fit() {
 		old = nil // there is nobody to share with
 	}
-	r.shifted = true
+	if r.resumed != nil {
+		return r.resumed, nil
+	}
+	r.shifted, r.whole = true, share >= 1
 	g.state = Serving
 	if share >= 1 || old == nil {
 		s.shift = shiftInForce{current: g, other: old, salt: salt}
@@ -80,7 +113,7 @@ func (s *Supervisor) give(r *release, share float64, salt uint32) error {
 		s.shift = shiftInForce{current: old, other: g, weight: share, salt: salt}
 	}
 	s.applyShift()
-	return nil
+	return nil, nil
 }
 
 // shiftBack gives all new flows to the previous generation again.

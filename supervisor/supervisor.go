@@ -408,14 +408,8 @@ func (s *Supervisor) Status() Status {
 		st.Generations = append(st.Generations, g.status())
 	}
 	if r := s.running; r != nil {
-		st.Release = &ReleaseStatus{ID: r.result.ID, Stage: r.stage, Generation: r.result.Generation}
-		switch {
-		case r.candidate == nil:
-		case s.shift.current == r.candidate:
-			st.Release.Weight = 1
-		case s.shift.other == r.candidate:
-			st.Release.Weight = s.shift.weight
-		}
+		running := s.releaseStatus(r)
+		st.Release = &running
 	}
 	if s.waiting != nil {
 		st.Waiting = s.waiting.result.ID

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/baton-mesh/baton/supervisor"
 )
@@ -55,6 +56,25 @@ func (c *Client) Rollback(ctx context.Context) (res supervisor.Result, err error
 	return res, err
 }
 
+// Pause keeps the share of the release that runs from growing. An error that
+// wraps [supervisor.ErrRefused] says why it cannot be; so with Resume and Drain.
+func (c *Client) Pause(ctx context.Context) (st supervisor.ReleaseStatus, err error) {
+	err = c.do(ctx, http.MethodPost, "/v1/pause", nil, &st)
+	return st, err
+}
+
+// Resume lets a release that was paused go on.
+func (c *Client) Resume(ctx context.Context) (st supervisor.ReleaseStatus, err error) {
+	err = c.do(ctx, http.MethodPost, "/v1/resume", nil, &st)
+	return st, err
+}
+
+// Drain brings the end of a generation's drain forward.
+func (c *Client) Drain(ctx context.Context, generation uint64, deadline time.Duration) (st supervisor.GenerationStatus, err error) {
+	err = c.do(ctx, http.MethodPost, fmt.Sprintf("/v1/generations/%d/drain?deadline=%v", generation, deadline), nil, &st)
+	return st, err
+}
+
 func (c *Client) do(ctx context.Context, method, path string, in, out any) error {
 	var body io.Reader
 	if in != nil {
@@ -80,7 +100,11 @@ func (c *Client) do(ctx context.Context, method, path string, in, out any) error
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		said, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
-		return errors.New(strings.TrimSpace(string(said)))
+		text := strings.TrimSpace(string(said))
+		if resp.StatusCode == http.StatusUnprocessableEntity {
+			return fmt.Errorf("%w: %s", supervisor.ErrRefused, strings.TrimPrefix(text, supervisor.ErrRefused.Error()+": "))
+		}
+		return errors.New(text)
 	}
 	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
 		return fmt.Errorf("the supervisor ended before it answered: %w", err)

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -124,11 +125,36 @@ func (srv *Server) commands() *http.ServeMux {
 		result, err := srv.supervisor.Rollback(r.Context())
 		answer(w, result, err)
 	})
+	mux.HandleFunc("POST /v1/pause", func(w http.ResponseWriter, _ *http.Request) {
+		result, err := srv.supervisor.Pause()
+		answer(w, result, err)
+	})
+	mux.HandleFunc("POST /v1/resume", func(w http.ResponseWriter, _ *http.Request) {
+		result, err := srv.supervisor.Resume()
+		answer(w, result, err)
+	})
+	mux.HandleFunc("POST /v1/generations/{id}/drain", func(w http.ResponseWriter, r *http.Request) {
+		id, err := strconv.ParseUint(r.PathValue("id"), 10, 64)
+		var deadline time.Duration
+		if err == nil {
+			deadline, err = time.ParseDuration(r.URL.Query().Get("deadline"))
+		}
+		if err != nil {
+			http.Error(w, fmt.Sprintf("request: %v", err), http.StatusBadRequest)
+			return
+		}
+		result, err := srv.supervisor.Drain(id, deadline)
+		answer(w, result, err)
+	})
 	return mux
 }
 
 func answer(w http.ResponseWriter, v any, err error) {
-	if err != nil {
+	switch {
+	case errors.Is(err, supervisor.ErrRefused):
+		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
+		return
+	case err != nil:
 		http.Error(w, err.Error(), http.StatusConflict)
 		return
 	}

@@ -19,8 +19,9 @@ var version = "development"
 
 // The exit codes that no outcome of a release has.
 const (
-	exitFailed = 1
-	exitUsage  = 2
+	exitFailed  = 1
+	exitUsage   = 2
+	exitRefused = 5 // as a release that is refused
 )
 
 // exitError ends the program with a code. Its err, if any, is printed.
@@ -76,7 +77,7 @@ func newRootCommand() *cobra.Command {
 	root.PersistentFlags().StringP("output", "o", "text", "text or json")
 	root.AddCommand(
 		newRunCommand(), newCheckCommand(), newConfigCommand(),
-		newReleaseCommand(), newRollbackCommand(),
+		newReleaseCommand(), newRollbackCommand(), newPauseCommand(), newResumeCommand(), newDrainCommand(),
 		newStatusCommand(), newGenerationsCommand(), newReleasesCommand(),
 		newDoctorCommand(), newDemoCommand(), newVersionCommand(),
 	)

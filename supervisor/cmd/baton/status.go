@@ -83,7 +83,7 @@ func printStatus(st supervisor.Status) {
 		fmt.Printf("steering is %s because %s\n", st.Steering, st.Because)
 	}
 	if r := st.Release; r != nil {
-		fmt.Printf("release %d is in %s: generation %d gets %.0f%% of new flows\n", r.ID, r.Stage, r.Generation, r.Weight*100)
+		printRelease(*r)
 	}
 	if st.Waiting != 0 {
 		fmt.Printf("release %d waits\n", st.Waiting)
