@@ -127,15 +127,15 @@ func (c *client) grpcChat(a *attempt) error {
 		return nil
 	}
 	sent := time.Now()
-	if err := send(0); err != nil {
-		<-answered
-		return err
-	}
+	sendErr := send(0)
 	answer := <-answered
 	if answer.err != nil {
-		return answer.err
+		return answer.err // the cause, where both have failed
 	}
 	defer answer.resp.Body.Close()
+	if sendErr != nil {
+		return sendErr
+	}
 	for i := uint32(0); ; i++ {
 		got, err := readGRPCMessage(answer.resp.Body)
 		if err != nil {
@@ -151,6 +151,9 @@ func (c *client) grpcChat(a *attempt) error {
 		time.Sleep(slowTick)
 		sent = time.Now()
 		if err := send(i + 1); err != nil {
+			if _, cause := readGRPCMessage(answer.resp.Body); cause != nil {
+				err = fmt.Errorf("%w: %w", err, cutByGoAway(cause))
+			}
 			return err
 		}
 	}

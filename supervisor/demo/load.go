@@ -22,6 +22,8 @@ type Load struct {
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 	// ForgivesSessions lets a server forget sessions that it has given tickets for.
 	ForgivesSessions bool
+	// Kinds are those that run. Empty: all.
+	Kinds []Kind
 	// Clients is how many of a kind run at the same time. A kind that is absent
 	// has as many as [DefaultClients] says.
 	Clients map[Kind]int
@@ -121,7 +123,11 @@ func (l *Load) address(k Kind) string {
 func (l *Load) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	defer running.Wait()
-	for _, kind := range Kinds {
+	kinds := l.Kinds
+	if len(kinds) == 0 {
+		kinds = Kinds
+	}
+	for _, kind := range kinds {
 		if l.address(kind) == "" {
 			continue
 		}

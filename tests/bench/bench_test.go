@@ -172,8 +172,8 @@ func TestTallyWithoutTrailers(t *testing.T) {
 	}
 	server := httptest.NewServer(proxy)
 	defer server.Close()
-	load := &demo.Load{HTTP: server.Listener.Addr().String(), Slow: 10 * time.Millisecond, Clients: map[demo.Kind]int{
-		demo.HTTPNew: 1, demo.HTTPKeepAlive: 0, demo.WebSocket: 0, demo.Upload: 0, demo.Download: 0}}
+	load := &demo.Load{HTTP: server.Listener.Addr().String(), Slow: 10 * time.Millisecond,
+		Kinds: []demo.Kind{demo.HTTPNew}, Clients: map[demo.Kind]int{demo.HTTPNew: 1}}
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() { load.Run(ctx); close(ended) }()

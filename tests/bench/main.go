@@ -130,6 +130,9 @@ func bench(ctx context.Context, p plan, bin, only string) (_ *Report, err error)
 	if err := measure(ctx, p, all, report); err != nil {
 		return nil, err
 	}
+	if report.Secure, err = secure(ctx, p, t); err != nil {
+		return nil, err
+	}
 	for _, r := range all {
 		report.Peers = append(report.Peers, r.report)
 	}

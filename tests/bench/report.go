@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/baton-mesh/baton/supervisor/demo"
 )
 
 // Report is everything that was measured.
@@ -29,6 +27,7 @@ type Report struct {
 	Idle         Releases      `json:"releases_idle"`
 	Loaded       Releases      `json:"releases_under_load"` // of wrk with keep-alive
 	Peers        []Peer        `json:"peers"`
+	Secure       Secure        `json:"secure"`
 	Expectations []Expectation `json:"expectations"`
 }
 
@@ -160,6 +159,7 @@ func (r *Report) print(out io.Writer) {
 			}
 		})
 	}
+	r.Secure.print(out)
 	r.printCost(out)
 	for _, e := range r.Expectations {
 		verdict, doubt := "met", ""
@@ -175,14 +175,14 @@ func (r *Report) print(out io.Writer) {
 
 func (r *Report) printStrict(out io.Writer) {
 	head := "strict clients: failures\treplacements"
-	for _, k := range demo.Kinds {
+	for _, k := range strictKinds {
 		head += "\t" + string(k)
 	}
 	table(out, head+"\tcareful\t(closed)\tall\tok\t", func(t io.Writer) {
 		for _, p := range r.Peers {
 			s := p.Strict
 			fmt.Fprintf(t, "%s\t%d\t", p.Name, s.Replacements)
-			for _, k := range demo.Kinds {
+			for _, k := range strictKinds {
 				fmt.Fprintf(t, "%d\t", s.Failed[k])
 			}
 			fmt.Fprintf(t, "%d\t(%d)\t%d\t%d\t\n", s.Careful.Failed, s.Careful.Closed, s.Total(), s.OK+s.Careful.OK)

@@ -66,10 +66,14 @@ const (
 	carefulPause   = 4 * time.Millisecond // the longest between two requests
 )
 
+// strictKinds are the kinds of clients that every peer can serve as it is
+// configured here.
+var strictKinds = []demo.Kind{demo.HTTPNew, demo.HTTPKeepAlive, demo.WebSocket, demo.Upload, demo.Download, demo.TCP, demo.TCPNew}
+
 // strict replaces a peer n times, once every second or as fast as it can, under
-// clients of every kind.
+// clients of these kinds.
 func strict(ctx context.Context, r *running, n int) (Strict, error) {
-	load := &demo.Load{HTTP: r.site.Web, TCP: r.site.Raw, Stream: stream}
+	load := &demo.Load{HTTP: r.site.Web, TCP: r.site.Raw, Stream: stream, Kinds: strictKinds}
 	var ok, closed, failed atomic.Int64
 	loadCtx, stop := context.WithCancel(ctx)
 	var clients sync.WaitGroup

@@ -40,11 +40,15 @@ type window struct {
 // fresh every request has a connection of its own. The two change places from
 // round to round, so that a machine that slows down favours neither.
 func (t *Throughput) addPair(ctx context.Context, r *running, fresh bool, seconds, round int) error {
+	return t.pair(round, func(replacing bool) (window, error) { return r.wrk(ctx, fresh, seconds, replacing) })
+}
+
+func (t *Throughput) pair(round int, run func(replacing bool) (window, error)) error {
 	var pair [2]window // steady, during
 	for i := range pair {
 		which := (i + round) % 2
 		var err error
-		if pair[which], err = r.wrk(ctx, fresh, seconds, which == 1); err != nil {
+		if pair[which], err = run(which == 1); err != nil {
 			return err
 		}
 	}
