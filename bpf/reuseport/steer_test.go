@@ -6,7 +6,6 @@ import (
 	"io"
 	"math"
 	"net"
-	"net/netip"
 	"os"
 	"testing"
 	"time"
@@ -19,157 +18,6 @@ import (
 func TestMain(m *testing.M) {
 	need.RootForAll("steering is a BPF program")
 	os.Exit(m.Run())
-}
-
-// listener is one bound and listening member of a group.
-type listener struct {
-	fd   int
-	addr netip.AddrPort
-}
-
-// bind makes a socket of the group at addr; port 0 starts a new group.
-func bind(t *testing.T, addr netip.AddrPort) listener {
-	t.Helper()
-	family, sa := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: int(addr.Port()), Addr: addr.Addr().As4()})
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Close(fd) })
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Bind(fd, sa); err != nil {
-		t.Fatal(err)
-	}
-	got, err := unix.Getsockname(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return listener{fd, netip.AddrPortFrom(addr.Addr(), uint16(got.(*unix.SockaddrInet4).Port))}
-}
-
-func (l listener) listen(t *testing.T) listener {
-	t.Helper()
-	if err := unix.Listen(l.fd, 4096); err != nil {
-		t.Fatal(err)
-	}
-	return l
-}
-
-// queued accepts what waits on the listener and returns how many that were.
-func (l listener) queued(t *testing.T) int {
-	t.Helper()
-	for n := 0; ; n++ {
-		fd, _, err := unix.Accept4(l.fd, unix.SOCK_CLOEXEC)
-		if errors.Is(err, unix.EAGAIN) {
-			return n
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		// A reset frees the client's port at once; ten thousand connections in
-		// TIME_WAIT would not leave enough for the next test.
-		unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
-		unix.Close(fd)
-	}
-}
-
-var loopback = netip.MustParseAddrPort("127.0.0.1:0")
-
-// lab is one group with a sink and as many filled slots as asked for.
-type lab struct {
-	node  *Node
-	group *Group
-	sink  listener
-	slots map[uint8]listener
-}
-
-func newLab(t *testing.T, slots ...uint8) *lab {
-	t.Helper()
-	node, err := Open("")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { node.Close() })
-	return labOn(t, node, 1, slots...)
-}
-
-func labOn(t *testing.T, node *Node, number uint32, slots ...uint8) *lab {
-	t.Helper()
-	l := &lab{node: node, slots: map[uint8]listener{}}
-	l.sink = bind(t, loopback)
-	group, err := node.Group(number, Address{AddrPort: l.sink.addr})
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.group = group
-	if err := group.Attach(l.sink.fd); err != nil {
-		t.Fatal(err)
-	}
-	l.sink.listen(t)
-	if err := group.SetSink(l.sink.fd); err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range slots {
-		l.fill(t, s)
-	}
-	return l
-}
-
-func (l *lab) fill(t *testing.T, slot uint8) {
-	t.Helper()
-	l.slots[slot] = bind(t, l.sink.addr).listen(t)
-	if err := l.group.Fill(slot, ByHash, []int{l.slots[slot].fd}); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// connect opens n connections and leaves them open until the test ends.
-func (l *lab) connect(t *testing.T, n int) []net.Conn {
-	t.Helper()
-	conns := make([]net.Conn, n)
-	for i := range conns {
-		c, err := net.Dial("tcp4", l.sink.addr.String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { c.Close() })
-		conns[i] = c
-	}
-	return conns
-}
-
-// expect compares what waits at each slot, the sink under NoSlot.
-func (l *lab) expect(t *testing.T, want map[int]int) {
-	t.Helper()
-	for slot, s := range l.slots {
-		if got := s.queued(t); got != want[int(slot)] {
-			t.Errorf("slot %d got %d flows, want %d", slot, got, want[int(slot)])
-		}
-	}
-	if got := l.sink.queued(t); got != want[NoSlot] {
-		t.Errorf("the sink got %d flows, want %d", got, want[NoSlot])
-	}
-}
-
-// counted compares every counter of a node with one group, named or not.
-func (l *lab) counted(t *testing.T, want map[int]Counts) {
-	t.Helper()
-	var all Counts
-	for slot := range Slots + 1 {
-		got, err := l.node.Counters(slot)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got != want[slot] {
-			t.Errorf("counters of slot %d: %v, want %v", slot, got, want[slot])
-		}
-		all.add(want[slot])
-	}
-	if got, err := l.group.Counters(); err != nil || got != all {
-		t.Errorf("counters of the listener: %v, %v; want %v", got, err, all)
-	}
 }
 
 func TestNewFlowsFollowTheShift(t *testing.T) {
@@ -236,6 +84,7 @@ func TestMigrationGoesToTheCurrentSlotNeverToTheSink(t *testing.T) {
 	l := newLab(t, 1, 2)
 	l.node.SetShift(All, Shift{Current: 1, Other: 1, Salt: 1})
 	conns := l.connect(t, 20)
+	l.slots[1].holds(t, 20)
 	l.node.SetShift(All, Shift{Current: 2, Other: 1, Salt: 1})
 	l.node.Empty(1)
 	unix.Close(l.slots[1].fd)
@@ -249,6 +98,7 @@ func TestMigrationGoesToTheCurrentSlotNeverToTheSink(t *testing.T) {
 	// With nobody left the connection is reset, which the client sees; in the
 	// sink it would wait for nobody.
 	conns = l.connect(t, 1)
+	l.slots[2].holds(t, 1)
 	l.node.Empty(2)
 	unix.Close(l.slots[2].fd)
 	delete(l.slots, 2)
@@ -263,6 +113,7 @@ func TestMigrationGoesToTheCurrentSlotNeverToTheSink(t *testing.T) {
 func TestClosingTheSinkHandsItsQueueOn(t *testing.T) {
 	l := newLab(t)
 	conns := l.connect(t, 20)
+	l.sink.holds(t, 20)
 	l.fill(t, 7)
 	l.node.SetShift(All, Shift{Current: 7, Other: 7, Salt: 1})
 	next := bind(t, l.sink.addr).listen(t)
@@ -348,21 +199,22 @@ func TestWorkers(t *testing.T) {
 			if choice == ByCPU {
 				// On loopback the packet is received on the CPU that sent it.
 				pinned(t, 1, func() { l.connect(t, 40) })
-				if a, b := workers[0].queued(t), workers[1].queued(t); a != 0 || b != 40 {
-					t.Errorf("from CPU 1 worker 0 got %d and worker 1 got %d of 40", a, b)
+				if got := gather(t, 40, workers...); got[0] != 0 || got[1] != 40 {
+					t.Errorf("from CPU 1 worker 0 got %d and worker 1 got %d of 40", got[0], got[1])
 				}
 				return
 			}
 			l.connect(t, 200)
-			a, b := workers[0].queued(t), workers[1].queued(t)
+			got := gather(t, 200, workers...)
+			a, b := got[0], got[1]
 			if a+b != 200 || a < 50 || b < 50 {
 				t.Errorf("two workers got %d and %d of 200 flows", a, b)
 			}
 			// A worker that has gone: its neighbour takes its flows.
 			unix.Close(workers[0].fd)
 			l.connect(t, 40)
-			if got := workers[1].queued(t); got != 40 {
-				t.Errorf("the worker that is left got %d of 40", got)
+			if got := gather(t, 40, workers[1]); got[0] != 40 {
+				t.Errorf("the worker that is left got %d of 40", got[0])
 			}
 			counts, _ := l.node.Counters(5)
 			if counts[WorkerMissed] == 0 || counts[Current] != 240 {
