@@ -36,8 +36,9 @@ const maxTime = "120"
 var tools = []tool{
 	curl("curl http/1.1", "--http1.1", false),
 	curl("curl http/1.1 TLS", "--http1.1", true),
-	curl("curl h2", "--http2", true),
-	curl("curl h2c", "--http2-prior-knowledge", false),
+	// No curl on HTTP/2: 7.88.1 (Debian 12), once it has had a GOAWAY from any server,
+	// drops the last DATA if it reads it together with the end of the stream, and
+	// exits with 0.
 	wrk("wrk", false),
 	wrk("wrk TLS", true),
 	// Paced by a slow answer: with --rps, h2load 1.52 stands still once a
