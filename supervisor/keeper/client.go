@@ -1,0 +1,180 @@
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// processName is argv[0] of a keeper that [Start] has made: this executable,
+// which becomes one before main.
+const processName = "baton-keep"
+
+func init() {
+	if len(os.Args) == 2 && os.Args[0] == processName {
+		unix.Prctl(unix.PR_SET_NAME, uintptr(namePointer()), 0, 0, 0)
+		if err := Serve(os.Args[1]); err != nil {
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+}
+
+// Client speaks with a keeper. Its methods may be called by several goroutines.
+type Client struct {
+	mu   sync.Mutex
+	conn *net.UnixConn
+}
+
+// answerTimeout bounds the wait for an answer: a keeper does nothing that takes long.
+const answerTimeout = 10 * time.Second
+
+// Connect finds the keeper at a path.
+func Connect(path string) (*Client, error) {
+	conn, err := net.DialUnix("unixpacket", nil, address(path))
+	if err != nil {
+		return nil, err
+	}
+	if !trusted(conn) {
+		conn.Close()
+		return nil, fmt.Errorf("%s belongs to another user", path)
+	}
+	return &Client{conn: conn}, nil
+}
+
+// Start makes a keeper at a path, in a session of its own, and connects to it. It
+// outlives this process, until [Client.Quit].
+func Start(path string) (*Client, error) {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer null.Close()
+	p, err := os.StartProcess("/proc/self/exe", []string{processName, path}, &os.ProcAttr{
+		Dir: "/", Env: []string{}, Files: []*os.File{null, null, null}, Sys: &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start a keeper: %w", err)
+	}
+	ended := make(chan struct{})
+	go func() { p.Wait(); close(ended) }() // or it stays a zombie
+	for deadline := time.Now().Add(answerTimeout); ; time.Sleep(time.Millisecond) {
+		c, err := Connect(path)
+		if err == nil {
+			return c, nil
+		}
+		select {
+		case <-ended:
+			return nil, fmt.Errorf("the keeper ended at once: %w", err)
+		default:
+		}
+		if time.Now().After(deadline) {
+			p.Kill()
+			return nil, fmt.Errorf("the keeper does not answer: %w", err)
+		}
+	}
+}
+
+// Put gives the keeper a copy of each descriptor, in place of what has its name.
+func (c *Client) Put(fds map[string]int) error {
+	names := make([]string, 0, len(fds))
+	for name := range fds {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for part := range slices.Chunk(names, batch) {
+		copies := make([]int, len(part))
+		for i, name := range part {
+			copies[i] = fds[name]
+		}
+		if err := c.ask(message{Op: "put", Names: part}, copies, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Drop makes the keeper close its copies. When it returns they are closed.
+func (c *Client) Drop(names []string) error {
+	for part := range slices.Chunk(names, batch) {
+		if err := c.ask(message{Op: "drop", Names: part}, nil, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// All is everything that is kept, by name. The descriptors are the caller's.
+func (c *Client) All() (map[string]int, error) {
+	all := map[string]int{}
+	err := c.ask(message{Op: "all"}, nil, all)
+	if err != nil {
+		for _, fd := range all {
+			unix.Close(fd)
+		}
+		return nil, err
+	}
+	return all, nil
+}
+
+// Quit ends the keeper, and with it all that it holds.
+func (c *Client) Quit() error { return c.ask(message{Op: "quit"}, nil, nil) }
+
+// Close leaves the keeper to itself.
+func (c *Client) Close() error { return c.conn.Close() }
+
+// ask sends a request and reads what answers it, descriptors into all.
+func (c *Client) ask(m message, fds []int, all map[string]int) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.conn.SetDeadline(time.Now().Add(answerTimeout))
+	if err := send(c.conn, m, fds); err != nil {
+		return fmt.Errorf("ask the keeper: %w", err)
+	}
+	for {
+		answer, got, err := receive(c.conn)
+		if err != nil {
+			return fmt.Errorf("hear the keeper: %w", err)
+		}
+		if answer.Error != "" {
+			return fmt.Errorf("the keeper: %s", answer.Error)
+		}
+		if len(got) != len(answer.Names) || all == nil && len(got) > 0 {
+			closeAll(got)
+			return errors.New("the keeper gives other descriptors than it names")
+		}
+		for i, name := range answer.Names {
+			all[name] = got[i]
+		}
+		if !answer.More {
+			return nil
+		}
+	}
+}
+
+// Watch returns when the keeper at a path has ended.
+func Watch(path string, stop <-chan struct{}) {
+	c, err := Connect(path)
+	if err != nil {
+		return
+	}
+	defer c.Close()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		c.conn.Read(make([]byte, 1)) // it says nothing unasked
+	}()
+	select {
+	case <-ended:
+	case <-stop:
+		c.Close()
+		<-ended
+	}
+}
