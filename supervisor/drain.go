@@ -59,11 +59,12 @@ func (s *Supervisor) stop(g *generation, timeout time.Duration) {
 func (s *Supervisor) drain(g *generation, timeout time.Duration) {
 	s.mu.Lock()
 	ending := g.beginEnding(timeout)
+	told := g.told
 	s.dropSpare(g)
 	s.mu.Unlock()
 	defer ending.stop()
 
-	if !g.leftover() && s.steered(g) {
+	if !g.leftover() && !told && s.steered(g) {
 		s.emptyQueues(g, ending.end.C)
 	}
 	// Ours first: when the generation closes its own, the last copy is gone and
@@ -72,7 +73,7 @@ func (s *Supervisor) drain(g *generation, timeout time.Duration) {
 		s.steering.empty(g.slot)
 		g.closeSockets()
 	}
-	lingered := s.linger(g, timeout)
+	lingered := !told && s.linger(g, timeout)
 	s.mu.Lock()
 	switch {
 	case ending.isForward():
@@ -80,8 +81,12 @@ func (s *Supervisor) drain(g *generation, timeout time.Duration) {
 	case lingered:
 		ending.over(g, timeout) // what follows has all its time
 	}
+	// A second SIGTERM would be the last call: that a generation has been told is
+	// on record before it is, and the next supervisor does not tell it again.
+	g.told = true
+	s.note()
 	s.mu.Unlock()
-	if g.process.Signal(syscall.SIGTERM) != nil {
+	if !told && g.process.Signal(syscall.SIGTERM) != nil {
 		return // it has ended
 	}
 

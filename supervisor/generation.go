@@ -79,6 +79,10 @@ type generation struct {
 	dialed, probed atomic.Uint64 // probes begun, and those that were answered
 	lastAccount    atomic.Pointer[map[string]flows.Counts]
 
+	text    int    // memfd of the configuration, with the keeper; 0: none
+	dropped func() // closes the keeper's copies of the sockets
+	adopted bool   // an earlier supervisor started it: it is not our child
+
 	unfit atomic.Bool // it lives and has given up listening sockets
 
 	// Guarded by Supervisor.mu.
@@ -89,7 +93,8 @@ type generation struct {
 	halfOpenLeft int
 	ending       *ending // from when it drains on
 	deadline     time.Time
-	stopping     bool // told to stop: its end is no crash
+	stopping     bool // on its way out: its end is no crash
+	told         bool // to stop, by SIGTERM
 	exit         string
 }
 
@@ -101,9 +106,15 @@ func (g *generation) leftover() bool { return g.recipe == nil }
 // sockets have been seen to.
 func (g *generation) alive() bool { return !g.dead.Load() }
 
-// closeSockets closes our copies, once.
+// closeSockets closes our copies and the keeper's, once: the kernel hands on what
+// is queued when the last one closes.
 func (g *generation) closeSockets() {
-	g.socketOnce.Do(func() { closeAll(g.sockets) })
+	g.socketOnce.Do(func() {
+		if g.dropped != nil {
+			g.dropped()
+		}
+		closeAll(g.sockets)
+	})
 	g.closeDatagrams()
 }
 
@@ -124,10 +135,10 @@ func (g *generation) kill() {
 // wait blocks until the process has ended, and says how. It leaves a process
 // that an earlier supervisor started when abandon is closed.
 func (g *generation) wait(abandon <-chan struct{}) (exit string, ended bool) {
-	for g.leftover() {
+	for g.leftover() || g.adopted {
 		// Not our child: its end shows on the pidfd, its status to nobody.
 		if g.process.Ended(100 * time.Millisecond) {
-			return "ended", true
+			return "ended (how, only its parent would know)", true
 		}
 		select {
 		case <-abandon:

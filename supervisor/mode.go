@@ -3,6 +3,7 @@ package supervisor
 import (
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/baton-mesh/baton/bpf/iter"
 	"github.com/baton-mesh/baton/bpf/reuseport"
@@ -54,7 +55,8 @@ func (s *Supervisor) openSteerer(mode config.Steering, attach bool) error {
 	if s.pins, err = pinDir(instanceName(s.config.RuntimeDir)); err != nil {
 		s.log.Warn("nothing is pinned: the tables cannot be inspected from outside", "reason", err)
 	}
-	by, err := openSteering(s.config.Listeners, s.pins, attach)
+	again := slices.ContainsFunc(s.generations, func(g *generation) bool { return !g.leftover() })
+	by, err := openSteering(s.config.Listeners, s.pins, attach, again)
 	if err != nil {
 		return fmt.Errorf("steering: %w (`baton doctor` says what this machine lacks)", err)
 	}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/baton-mesh/baton/bpf/flows"
+	"golang.org/x/sys/unix"
+
 	"github.com/baton-mesh/baton/supervisor/spawn"
 )
 
@@ -140,6 +142,10 @@ func (s *Supervisor) remove(g *generation) {
 		d.dead(g.slot) // again, should it have ended before it was put there
 	}
 	g.process.Close()
+	s.keeper.drop(keptOf(g.id, ""))
+	if g.text > 0 {
+		unix.Close(g.text)
+	}
 	if g.recipe != nil {
 		g.recipe.binary.Close()
 	}

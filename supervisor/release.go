@@ -221,6 +221,7 @@ func (s *Supervisor) next() (_ *release, pause time.Duration) {
 func (s *Supervisor) begin(r *release) {
 	s.running = r
 	r.previous = s.shift.current
+	defer s.note()
 	r.abort = func(error) {}
 	if r.previous == nil {
 		return
@@ -299,6 +300,7 @@ func (s *Supervisor) run(ctx context.Context, r *release) {
 	defer s.mu.Unlock()
 	s.running = nil
 	s.unserved(r)
+	s.note()
 	s.finish(r, outcome, reason)
 	log.Info("release ended", "outcome", outcome, "generation", r.result.Generation, "previous", r.result.Previous, "reason", reason)
 }
@@ -373,6 +375,7 @@ func (s *Supervisor) ofRecord(r *release) {
 			s.kept.binary.Close()
 		}
 		s.kept, r.fallback = r.fallback, nil
+		s.keepPrevious()
 	}
 	select {
 	case s.certs <- struct{}{}:

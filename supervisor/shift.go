@@ -113,6 +113,7 @@ func (s *Supervisor) giveNow(r *release, share float64, salt uint32) (resumed ch
 		s.shift = shiftInForce{current: old, other: g, weight: share, salt: salt}
 	}
 	s.applyShift()
+	s.note()
 	return nil, nil
 }
 

@@ -29,6 +29,7 @@ func (s *Supervisor) start(ctx context.Context, r *release) error {
 	}
 	s.mu.Lock()
 	r.candidate, r.result.Generation = g, g.id
+	s.note()
 	s.mu.Unlock()
 	// In the table before it is ready: the probe needs it there, and a slot
 	// that no shift names gets nothing else.
@@ -112,6 +113,10 @@ func (s *Supervisor) fork(what *recipe) (_ *generation, err error) {
 			if g.cgroup != nil {
 				g.cgroup.Remove()
 			}
+			s.keeper.drop(keptOf(g.id, ""))
+			if g.text > 0 {
+				unix.Close(g.text)
+			}
 			g.book.close()
 		}
 	}()
@@ -131,6 +136,11 @@ func (s *Supervisor) fork(what *recipe) (_ *generation, err error) {
 	if err := s.openBook(g); err != nil {
 		s.log.Error("the generation will keep no ledger", "generation", g.id, "error", err)
 	}
+	g.dropped = func() { s.keeper.drop(keptOf(g.id, "socket/")) }
+	if g.text, err = configFD(what.config); err != nil {
+		return nil, err
+	}
+	s.keep(g)
 	s.births.Lock()
 	defer s.births.Unlock()
 	if g.process, err = s.spawn(g); err != nil {
@@ -203,11 +213,6 @@ func (s *Supervisor) spawn(g *generation) (*spawn.Process, error) {
 		"OTEL_RESOURCE_ATTRIBUTES="+resourceAttributes(s.config.Node.Name, g.id),
 	)
 	if c.Proxy.Baton {
-		fd, err := configFD(c)
-		if err != nil {
-			return nil, err
-		}
-		defer unix.Close(fd)
 		env = append(env,
 			fmt.Sprintf("%s=%d", contract.EnvConfigFD, contract.FirstFD+len(files)),
 			fmt.Sprintf("%s=%d", contract.EnvKeysFD, contract.FirstFD+len(files)+1),
@@ -215,7 +220,7 @@ func (s *Supervisor) spawn(g *generation) (*spawn.Process, error) {
 			fmt.Sprintf("%s=%d", contract.EnvSlot, g.slot),
 			fmt.Sprintf("%s=%d", contract.EnvServerID, c.Node.ServerID),
 		)
-		files = append(files, fd, s.keys.FD())
+		files = append(files, g.text, s.keys.FD())
 		if g.book != nil {
 			env = append(env, fmt.Sprintf("%s=%d", contract.EnvLedgerFD, contract.FirstFD+len(files)))
 			files = append(files, g.book.ledger.FD())
@@ -301,6 +306,7 @@ func (s *Supervisor) setState(g *generation, st State) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	g.state = st
+	s.note()
 	return nil
 }
 

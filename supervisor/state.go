@@ -7,12 +7,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // stateVersion is the layout of the state file. A newer one is not read.
-const stateVersion = 1
+const stateVersion = 2
 
 // state is what the next supervisor has to know if this one dies.
 type state struct {
@@ -21,12 +22,57 @@ type state struct {
 	NextGeneration uint64            `json:"next_generation"`
 	NextRelease    uint64            `json:"next_release"`
 	Generations    []stateGeneration `json:"generations"`
+	Release        *stateRelease     `json:"release,omitempty"`  // that is under way
+	Previous       *stateRecipe      `json:"previous,omitempty"` // what a rollback goes back to
+	Salt           uint32            `json:"salt,omitempty"`     // of the shift in force
 }
 
+// stateGeneration is a generation as the next supervisor finds it. What it cannot
+// read here it asks the keeper and the kernel.
 type stateGeneration struct {
-	ID        uint64 `json:"id"`
-	PID       int    `json:"pid"`
-	StartTime uint64 `json:"start_time"`
+	ID        uint64              `json:"id"`
+	PID       int                 `json:"pid"`
+	StartTime uint64              `json:"start_time"`
+	Slot      uint8               `json:"slot"`
+	State     State               `json:"state"`
+	Started   time.Time           `json:"started"`
+	Deadline  time.Time           `json:"deadline"`
+	Told      bool                `json:"told"` // to stop, by SIGTERM
+	Recipe    *stateRecipe        `json:"recipe"`
+	Cookies   map[string][]uint64 `json:"cookies"` // of its listening sockets, by listener
+}
+
+type stateRecipe struct {
+	Binary string `json:"binary"`
+	Config string `json:"config"` // the file's name; the text is with the keeper
+	UID    int    `json:"uid"`
+	GID    int    `json:"gid"`
+}
+
+type stateRelease struct {
+	ID        uint64    `json:"id"`
+	Cause     string    `json:"cause"`
+	Started   time.Time `json:"started"`
+	Candidate uint64    `json:"candidate"` // 0: not started
+	Previous  uint64    `json:"previous"`
+}
+
+func recordOf(r *recipe) *stateRecipe {
+	return &stateRecipe{Binary: r.binary.Path, Config: r.configPath, UID: r.account.UID, GID: r.account.GID}
+}
+
+// record is a generation for the state file. Supervisor.mu is held.
+func (g *generation) record() stateGeneration {
+	st := stateGeneration{ID: g.id, PID: g.process.PID, StartTime: g.startTime, Slot: g.slot, State: g.state, Started: g.started, Deadline: g.deadline, Told: g.told}
+	if g.recipe != nil {
+		st.Recipe, st.Cookies = recordOf(g.recipe), map[string][]uint64{}
+		for name, workers := range g.sockets {
+			for _, sock := range workers {
+				st.Cookies[name] = append(st.Cookies[name], sock.cookie)
+			}
+		}
+	}
+	return st
 }
 
 // stateFile keeps a state on disk: always the old or the new one, whole.

@@ -75,7 +75,7 @@ func TestStateRoundTrip(t *testing.T) {
 	if st, err := file.load(); err != nil || st.NextGeneration != 1 || st.NextRelease != 1 {
 		t.Errorf("a first start: %+v, %v", st, err)
 	}
-	want := state{Version: stateVersion, Boot: "b", NextGeneration: 7, NextRelease: 9, Generations: []stateGeneration{{6, 123, 456}}}
+	want := state{Version: stateVersion, Boot: "b", NextGeneration: 7, NextRelease: 9, Generations: []stateGeneration{{ID: 6, PID: 123, StartTime: 456, Slot: 3, State: Serving, Told: true, Cookies: map[string][]uint64{"web": {1, 2}}}}}
 	if err := file.save(want); err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -60,14 +61,26 @@ func pinDir(instance string) (string, error) {
 	return filepath.Join(bpffs, "baton", instance), nil
 }
 
-func openSteering(listeners []config.Listener, pins string, attach bool) (_ *steering, err error) {
+// openNode opens the tables: again, those that an earlier supervisor has pinned
+// and its generations are in, or else fresh ones.
+func openNode(pins string, again bool) (*reuseport.Node, error) {
+	if again && pins != "" {
+		n, err := reuseport.Reopen(pins)
+		if !errors.Is(err, os.ErrNotExist) {
+			return n, err
+		}
+	}
+	return reuseport.Open(pins)
+}
+
+func openSteering(listeners []config.Listener, pins string, attach, again bool) (_ *steering, err error) {
 	s := &steering{attach: attach, byName: map[string]*listener{}}
 	defer func() {
 		if err != nil {
 			s.close()
 		}
 	}()
-	if s.node, err = reuseport.Open(pins); err != nil {
+	if s.node, err = openNode(pins, again); err != nil {
 		return nil, err
 	}
 	s.datagrams = &datagrams{node: s.node, attach: attach}

@@ -16,6 +16,7 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
+	"golang.org/x/sys/unix"
 
 	"github.com/baton-mesh/baton/bpf/guard"
 	"github.com/baton-mesh/baton/bpf/reuseport"
@@ -71,6 +72,7 @@ type Supervisor struct {
 	hurried chan struct{} // closed when the operator waits no longer
 	wake    chan struct{} // one token: there may be work for the release loop
 	abandon chan struct{} // closed when what an earlier supervisor left is left once more
+	keeper  *keeping
 	work    sync.WaitGroup
 
 	// births is held while a process runs that is not among generations yet:
@@ -94,6 +96,7 @@ type Supervisor struct {
 	pauseOver   bool          // the pause before the next attempt has passed
 	reserve     *generation   // kept beside the current one, for want of a verdict on that
 	kept        *recipe       // what the generation before the current one ran
+	keptText    int           // memfd of its configuration, with the keeper; 0: none
 	history     []Result
 	outcomes    map[Outcome]uint64
 	counted     Counted // by generations that have ended
@@ -156,44 +159,25 @@ func New(o Options) (_ *Supervisor, err error) {
 	if s.cgroups, err = cgroup.MakeBase("baton-" + instanceName(dir)); err != nil {
 		s.log.Warn("no cgroups: READY=1 is believed from a generation's main process alone", "reason", err)
 	}
-	s.findLeftovers()
+	var left map[string]int
+	s.keeper, left = openKeeper(dir, s.keeperLost)
+	s.findLeft(left)
 	if err := s.refuseStrangers(); err != nil {
 		return nil, err
 	}
-	if s.keys, err = keys.New(); err != nil {
+	if s.keys, err = keysOf(left); err != nil {
 		return nil, err
 	}
+	s.keeper.put(map[string]int{keptKeys: s.keys.FD()})
 	if err := s.openSteerer(mode, !o.Unsteered); err != nil {
 		return nil, err
 	}
+	s.adopt()
+	s.keeper.forget(left)
 	return s, nil
 }
 
-// findLeftovers takes over what a supervisor that died has left: processes that
-// still serve from sockets of their own. They are drained as soon as a
-// generation of ours serves.
-func (s *Supervisor) findLeftovers() {
-	if s.state.Boot != bootID() {
-		s.state.Generations = nil
-		s.state.Boot = bootID()
-	}
-	for _, left := range s.state.Generations {
-		g, err := openLeftover(left)
-		if err != nil {
-			continue // it has ended meanwhile
-		}
-		if s.cgroups != nil {
-			if g.cgroup, err = s.cgroups.Make(g.id); err != nil {
-				s.log.Warn("the cgroup of a generation that was left", "generation", g.id, "error", err)
-			}
-		}
-		s.log.Warn("an earlier supervisor left a generation running: it will be drained", "generation", g.id, "pid", left.PID)
-		s.generations = append(s.generations, g)
-		s.work.Go(func() { s.watch(g) })
-	}
-}
-
-// Run starts the first generation and then serves requests until ctx ends;
+// Run starts the first generation, unless one was adopted, and then serves requests until ctx ends;
 // then it drains and returns. A value on hurry ends the waiting: what is left
 // is closed and killed. When Run returns, everything it started has ended. Its
 // error says why the first generation did not serve.
@@ -201,9 +185,12 @@ func (s *Supervisor) Run(ctx context.Context, hurry <-chan struct{}) error {
 	defer s.close()
 	s.work.Go(s.hear)
 
-	first, err := s.enqueue("start", Request{}, nil)
-	if err != nil {
-		return err
+	first := &release{done: closed, result: Result{Outcome: Passed}}
+	if !s.adopted() {
+		var err error
+		if first, err = s.enqueue("start", Request{}, nil); err != nil {
+			return err
+		}
 	}
 	loop, stop := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer stop(nil)
@@ -299,6 +286,17 @@ func (s *Supervisor) close() {
 	if s.notify != nil {
 		s.notify.Close()
 	}
+	// Of generations that live on nothing is taken away: another supervisor will
+	// find it. This one is about to end.
+	s.mu.Lock()
+	leave := len(s.generations) > 0
+	s.mu.Unlock()
+	if s.keeper != nil {
+		s.keeper.close(leave)
+	}
+	if leave {
+		return
+	}
 	if s.steering != nil {
 		s.steering.close()
 	}
@@ -310,12 +308,28 @@ func (s *Supervisor) close() {
 	if s.keys != nil {
 		s.keys.Close()
 	}
+	if s.keptText > 0 {
+		unix.Close(s.keptText)
+	}
 	if s.cgroups != nil {
 		s.cgroups.Remove()
 	}
 	if s.lock != nil {
 		s.lock.Close()
 	}
+}
+
+// Leave makes this supervisor give way to another one: nothing is begun any more,
+// and nothing ended. The caller ends the process at once, as if it had been killed;
+// the next supervisor adopts what runs. The error says that a release is under way.
+func (s *Supervisor) Leave() error {
+	s.mu.Lock()
+	if s.running != nil || s.stopping {
+		s.mu.Unlock()
+		return errors.New("a release is under way, or this supervisor is stopping")
+	}
+	s.note()
+	return nil // with s.mu held: whatever comes now waits for the end
 }
 
 // hear takes what generations say.
@@ -356,9 +370,27 @@ func (s *Supervisor) sender(m notify.Message) *generation {
 func (s *Supervisor) persist() error {
 	s.state.Generations = s.state.Generations[:0]
 	for _, g := range s.generations {
-		s.state.Generations = append(s.state.Generations, stateGeneration{g.id, g.process.PID, g.startTime})
+		s.state.Generations = append(s.state.Generations, g.record())
 	}
+	s.state.Release = nil
+	if r := s.running; r != nil {
+		s.state.Release = &stateRelease{ID: r.result.ID, Cause: r.cause, Started: r.queued}
+		if r.candidate != nil {
+			s.state.Release.Candidate = r.candidate.id
+		}
+		if r.previous != nil {
+			s.state.Release.Previous = r.previous.id
+		}
+	}
+	s.state.Salt = s.shift.salt
 	return s.file.save(s.state)
+}
+
+// note is persist where nothing can be done about a failure. s.mu is held.
+func (s *Supervisor) note() {
+	if err := s.persist(); err != nil {
+		s.log.Error("write the state file", "error", err)
+	}
 }
 
 // applyShift tells the kernel. s.mu is held. With nobody at all the word stays:

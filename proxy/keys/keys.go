@@ -85,6 +85,27 @@ type Page struct {
 // What a former page had is passed by whoever replaces it, so that resumption
 // survives the writer. Close frees it.
 func New(tickets ...Ticket) (*Page, error) {
+	var q QUIC
+	rand.Read(q.Token[:])
+	rand.Read(q.Reset[:])
+	return newPage(q, tickets)
+}
+
+// After makes a page with all the keys of another, whose writer has gone: for what
+// generations with the old page have given out is still to be understood.
+func After(r *Reader) (*Page, error) {
+	tickets, _, err := r.Tickets()
+	if err != nil {
+		return nil, err
+	}
+	q, ok := r.QUIC()
+	if !ok {
+		return New(tickets...)
+	}
+	return newPage(q, tickets)
+}
+
+func newPage(q QUIC, tickets []Ticket) (*Page, error) {
 	if len(tickets) == 0 {
 		tickets = []Ticket{newTicket(time.Now())}
 	}
@@ -108,9 +129,6 @@ func New(tickets ...Ticket) (*Page, error) {
 	}
 	binary.NativeEndian.PutUint32(p.mem[0:], magic)
 	binary.NativeEndian.PutUint32(p.mem[4:], version)
-	var q QUIC
-	rand.Read(q.Token[:])
-	rand.Read(q.Reset[:])
 	store(words(p.mem)[quicAt:], q.Token)
 	store(words(p.mem)[quicAt+keyWords:], q.Reset)
 	p.write(tickets)

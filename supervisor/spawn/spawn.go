@@ -58,6 +58,18 @@ func Open(name string) (*Binary, error) {
 	return &Binary{path, f}, nil
 }
 
+// From is an executable that was opened by somebody else, who gives fd away.
+func From(path string, fd int) *Binary { return &Binary{path, os.NewFile(uintptr(fd), path)} }
+
+// FD is the opened file's descriptor. It stays the binary's.
+func (b *Binary) FD() int {
+	fd := -1
+	if raw, err := b.file.SyscallConn(); err == nil {
+		raw.Control(func(n uintptr) { fd = int(n) })
+	}
+	return fd
+}
+
 func lookUp(name string) (string, error) {
 	if self, err := os.Executable(); err == nil {
 		beside := filepath.Join(filepath.Dir(self), name)

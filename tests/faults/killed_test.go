@@ -4,7 +4,6 @@ package faults
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"os"
 	"slices"
@@ -29,8 +28,8 @@ func status(t *testing.T, n *demo.Node) *demo.Status {
 	return st
 }
 
-// A supervisor that is killed leaves its generation serving; the next one starts
-// another, takes the addresses over and drains what it found. No client sees it.
+// A supervisor that is killed leaves its generation serving; the next one adopts
+// it and releases over it. No client sees it.
 func TestSupervisorKilled(t *testing.T) { killSupervisors(t, demo.Settings{}, 3) }
 
 // Where generations share their sockets the next supervisor takes those that it
@@ -62,7 +61,6 @@ func killSupervisors(t *testing.T, settings demo.Settings, times int) (before, a
 	before = listening(t, n)
 	load := node.Load(t, n)
 	load.Slow = time.Second
-	load.ForgivesSessions = true // the keys of tickets die with their supervisor
 	ctx, stop := context.WithCancel(t.Context())
 	var clients sync.WaitGroup
 	clients.Go(func() { load.Run(ctx) })
@@ -70,21 +68,18 @@ func killSupervisors(t *testing.T, settings demo.Settings, times int) (before, a
 	defer stop()
 	node.Eventually(t, "the load to get going", func() bool { return load.Counts().OK > 200 })
 
-	for round := 2; round <= times+1; round++ {
-		left := status(t, n).Generations[0].PID
+	for round := range times {
+		was := status(t, n)
 		n.Kill()
 		time.Sleep(300 * time.Millisecond) // nobody is in charge, and traffic goes on
+		begin := time.Now()
 		if err := n.Restart(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		st := status(t, n)
-		if st.Current != round {
-			t.Errorf("generation %d serves after restart %d: numbers go on for ever", st.Current, round-1)
-		}
-		node.Eventually(t, "what was left is drained", func() bool { return len(status(t, n).Generations) == 1 })
-		// A zombie, where PID 1 reaps nobody, runs nothing.
-		if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", left)); err == nil {
-			t.Errorf("process %d, left by the killed supervisor, still runs %s", left, exe)
+		t.Logf("in charge after %v", time.Since(begin))
+		if st.Current != was.Current || len(st.Generations) != len(was.Generations) || st.Generations[0].PID != was.Generations[0].PID {
+			t.Errorf("restart %d: was %+v, is %+v", round, was, st)
 		}
 	}
 	after = listening(t, n)

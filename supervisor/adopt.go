@@ -1,0 +1,347 @@
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/bpf/reuseport"
+	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/proxy/keys"
+	"github.com/baton-mesh/baton/proxy/ledger"
+	"github.com/baton-mesh/baton/supervisor/spawn"
+)
+
+// This file takes over what a supervisor that died, or gave way, has left. Its
+// generations serve on: the programs, the tables and the processes need nobody.
+// Who is who stands in the state file; the descriptors come from the keeper, and
+// where that died too, from the generations themselves; where new flows go is
+// read from the kernel, and never from the file.
+
+// findLeft finds the processes of the generations that an earlier supervisor had,
+// and takes what the keeper has for them. What of a generation cannot be found
+// makes it a leftover: it serves until one of ours does, and is then told to stop.
+func (s *Supervisor) findLeft(left map[string]int) {
+	if s.state.Boot != bootID() {
+		s.state.Generations, s.state.Release, s.state.Previous = nil, nil, nil
+		s.state.Boot = bootID()
+	}
+	for _, was := range s.state.Generations {
+		g, err := openLeftover(was)
+		if err != nil {
+			continue // it has ended meanwhile
+		}
+		if s.cgroups != nil {
+			if g.cgroup, err = s.cgroups.Make(g.id); err != nil {
+				s.log.Warn("the cgroup of a generation that was left", "generation", g.id, "error", err)
+			}
+		}
+		if err := s.regain(g, was, left); err != nil {
+			s.log.Warn("an earlier supervisor left a generation that cannot be adopted: it will be drained", "generation", g.id, "pid", was.PID, "reason", err)
+		}
+		s.generations = append(s.generations, g)
+	}
+	if p := s.state.Previous; p != nil {
+		recipe, text, err := recipeFrom(p, keptPrevious, left)
+		if err != nil {
+			s.log.Warn("what the previous generation ran is lost: there is no rollback to it", "reason", err)
+			s.state.Previous = nil
+			return
+		}
+		s.kept, s.keptText = recipe, text
+		s.keeper.put(map[string]int{keptPrevious + "binary": recipe.binary.FD(), keptPrevious + "config": text})
+	}
+}
+
+// take is a descriptor of the keeper's, which is the caller's from now on.
+func take(left map[string]int, name string) (int, error) {
+	fd, ok := left[name]
+	if !ok {
+		return -1, fmt.Errorf("the keeper has no %s", name)
+	}
+	delete(left, name)
+	return fd, nil
+}
+
+// recipeFrom is a recipe as it stands in the state file and with the keeper, and
+// the memfd of its configuration.
+func recipeFrom(r *stateRecipe, prefix string, left map[string]int) (_ *recipe, text int, err error) {
+	if text, err = take(left, prefix+"config"); err != nil {
+		return nil, -1, err
+	}
+	defer func() {
+		if err != nil {
+			unix.Close(text)
+		}
+	}()
+	c, err := readConfig(text)
+	if err != nil {
+		return nil, -1, err
+	}
+	binary, err := take(left, prefix+"binary")
+	if err != nil {
+		return nil, -1, err
+	}
+	return &recipe{config: c, configPath: r.Config, binary: spawn.From(r.Binary, binary), account: spawn.Account{UID: r.UID, GID: r.GID}}, text, nil
+}
+
+func readConfig(fd int) (*config.Config, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, err
+	}
+	text := make([]byte, st.Size)
+	if _, err := unix.Pread(fd, text, 0); err != nil {
+		return nil, err
+	}
+	return config.Receive("configuration", text)
+}
+
+// regain makes a generation that was left one of ours.
+func (s *Supervisor) regain(g *generation, was stateGeneration, left map[string]int) (err error) {
+	if was.Recipe == nil {
+		return errors.New("it was a leftover already")
+	}
+	what, text, err := recipeFrom(was.Recipe, keptOf(g.id, ""), left)
+	if err != nil {
+		// The keeper died too. The process has its binary and its sockets still.
+		s.log.Warn("a generation's configuration is taken to be the file's", "generation", g.id, "reason", err)
+		if what, err = s.guessRecipe(g, was.Recipe); err != nil {
+			return err
+		}
+		if text, err = configFD(what.config); err != nil {
+			return err
+		}
+	}
+	sockets := map[string][]socket{}
+	defer func() {
+		if err != nil {
+			closeAll(sockets)
+			what.binary.Close()
+			unix.Close(text)
+		}
+	}()
+	if !was.Told {
+		for listener, cookies := range was.Cookies {
+			for w, cookie := range cookies {
+				fd, err := take(left, keptSocket(g.id, listener, w))
+				if err != nil {
+					if fd, err = fdOf(g.process, cookie); err != nil {
+						return fmt.Errorf("its socket of listener %s: %w", listener, err)
+					}
+				}
+				sock := socket{fd, cookie}
+				sockets[listener] = append(sockets[listener], sock)
+				if is, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE); err != nil || is != cookie {
+					return fmt.Errorf("its socket of listener %s is another: %v", listener, err)
+				}
+			}
+		}
+	}
+	if fd, err := take(left, keptOf(g.id, "ledger")); err == nil {
+		l, err := ledger.Adopt(fd)
+		if err != nil {
+			unix.Close(fd)
+			s.log.Warn("the ledger of a generation cannot be read on", "generation", g.id, "error", err)
+		} else {
+			g.book = &book{spans: s.keepSpans, ledger: l}
+		}
+	}
+	g.recipe, g.text, g.sockets, g.adopted = what, text, sockets, true
+	g.slot, g.state, g.started, g.deadline, g.told = was.Slot, was.State, was.Started, was.Deadline, was.Told
+	g.dropped = func() { s.keeper.drop(keptOf(g.id, "socket/")) }
+	if was.State != Starting {
+		g.readyOnce.Do(func() { close(g.ready) })
+	}
+	s.slots[g.slot] = g
+	s.slotsUsed = max(s.slotsUsed, int(g.slot)+1)
+	s.nextSlot = (int(g.slot) + 1) % reuseport.Slots
+	return nil
+}
+
+// guessRecipe is what a generation runs when only its process can tell: the binary
+// is certain, the configuration is the file's as it is now.
+func (s *Supervisor) guessRecipe(g *generation, r *stateRecipe) (*recipe, error) {
+	binary, err := spawn.Open(filepath.Join("/proc", strconv.Itoa(g.process.PID), "exe"))
+	if err != nil {
+		return nil, err
+	}
+	return &recipe{config: s.config, configPath: r.Config, binary: binary, account: spawn.Account{UID: r.UID, GID: r.GID}}, nil
+}
+
+// fdOf duplicates the socket with this cookie from a process (pidfd_getfd(2)).
+func fdOf(p *spawn.Process, cookie uint64) (int, error) {
+	dir := fmt.Sprintf("/proc/%d/fd", p.PID)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return -1, err
+	}
+	for _, e := range entries {
+		number, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		if link, err := os.Readlink(filepath.Join(dir, e.Name())); err != nil || len(link) < 7 || link[:7] != "socket:" {
+			continue
+		}
+		fd, err := p.Duplicate(number)
+		if err != nil {
+			continue // closed meanwhile
+		}
+		if is, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE); err == nil && is == cookie {
+			return fd, nil
+		}
+		unix.Close(fd)
+	}
+	return -1, errors.New("the process has it no more")
+}
+
+// keysOf goes on with the keys of an earlier supervisor. Its page stays as it is,
+// for nobody can write to it any more: generations that have it see no rotation.
+func keysOf(left map[string]int) (*keys.Page, error) {
+	fd, err := take(left, keptKeys)
+	if err != nil {
+		return keys.New()
+	}
+	defer unix.Close(fd)
+	r, err := keys.Open(fd)
+	if err != nil {
+		return keys.New()
+	}
+	defer r.Close()
+	return keys.After(r)
+}
+
+// adopted reports whether a generation of an earlier supervisor serves on.
+func (s *Supervisor) adopted() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.shift.current != nil
+}
+
+// adopt makes the generations that were found those of this supervisor: puts what
+// they have with the keeper, reads from the kernel where new flows go, goes on with
+// drains, and undoes the release that was under way.
+func (s *Supervisor) adopt() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range s.generations {
+		if g.leftover() {
+			continue
+		}
+		s.keep(g)
+		s.protect(g)
+		s.count(g, true)
+		// The tables were pinned, or they are fresh and know nobody.
+		if in, all, err := s.steering.inSlot(g.slot, g.sockets); err == nil && in < all {
+			if err := s.steering.fill(g.slot, g.recipe.config, g.sockets); err != nil {
+				s.log.Error("a generation's sockets are in no slot", "generation", g.id, "error", err)
+			}
+		}
+	}
+	s.readShift()
+	if r := s.state.Release; r != nil {
+		s.undoInterrupted(r)
+	}
+	for _, g := range s.generations {
+		s.log.Info("adopted a generation", "generation", g.id, "pid", g.process.PID, "state", g.state, "leftover", g.leftover())
+		s.work.Go(func() { s.watch(g) })
+		if g.state == Draining && !g.leftover() {
+			s.retire(g, max(time.Until(g.deadline), time.Second))
+		}
+	}
+	s.note()
+}
+
+// readShift learns who serves. s.mu is held.
+func (s *Supervisor) readShift() {
+	serves := func(g *generation) bool { return g != nil && g.alive() && !g.told && g.state != Starting }
+	var word reuseport.Shift
+	if by, ok := s.steering.(*steering); ok {
+		word = by.node.Shift(reuseport.All)
+	}
+	if word.Salt == 0 {
+		// Nobody has served yet, the tables are fresh, or sockets are shared: then
+		// the file has to say who was to serve.
+		for _, g := range s.generations {
+			if !g.leftover() && serves(g) && g.state == Serving {
+				s.shift = shiftInForce{current: g, salt: newSalt()}
+			}
+		}
+		s.applyShift()
+		return
+	}
+	current, other := s.slots[word.Current], s.slots[word.Other]
+	if !serves(current) {
+		current = nil
+	}
+	if !serves(other) || other == current {
+		other = nil
+	}
+	s.shift = shiftInForce{current: current, other: other, weight: float64(word.Weight) / 65536, salt: word.Salt}
+	if other == nil {
+		s.shift.weight = 0
+	}
+	s.applyShift()
+}
+
+// undoInterrupted goes back to the generation before, where it can still serve:
+// nobody has seen what the verdict would have been. Where it cannot, the candidate
+// stays. s.mu is held.
+func (s *Supervisor) undoInterrupted(r *stateRelease) {
+	var candidate, previous *generation
+	for _, g := range s.generations {
+		switch {
+		case g.leftover():
+		case g.id == r.Candidate:
+			candidate = g
+		case g.id == r.Previous:
+			previous = g
+		}
+	}
+	result := Result{ID: r.ID, Cause: r.Cause, Started: r.Started, Generation: r.Candidate, Previous: r.Previous, Stages: []StageResult{}}
+	back := previous != nil && previous.alive() && !previous.told && previous.state != Draining
+	moved := candidate != nil && (s.shift.current == candidate || s.shift.other == candidate)
+	switch {
+	case candidate == nil || !moved:
+		result.Outcome = Refused
+	case back:
+		s.shift = shiftInForce{current: previous, salt: newSalt()}
+		s.applyShift()
+		result.Outcome = RolledBack
+	default:
+		s.shift = shiftInForce{current: candidate, salt: s.shift.salt}
+		s.applyShift()
+		candidate.state = Serving
+		result.Outcome = Inconclusive
+	}
+	if back {
+		previous.state = Serving
+	}
+	result.Reason, result.ExitCode = "the supervisor ended in the middle of it", result.Outcome.ExitCode()
+	s.log.Warn("a release was interrupted", "release", r.ID, "outcome", result.Outcome, "generation", r.Candidate, "previous", r.Previous)
+	s.outcomes[result.Outcome]++
+	s.history = append(s.history, result)
+	switch {
+	case candidate == nil || result.Outcome == Inconclusive:
+	case moved:
+		candidate.state, candidate.deadline = Draining, time.Now().Add(candidate.recipe.config.Release.DrainTimeout)
+	default:
+		candidate.stopping = true
+		candidate.kill() // no flow has reached it
+	}
+}
+
+// keeperLost hears of a keeper that has ended; nil: another has taken its place.
+func (s *Supervisor) keeperLost(err error) {
+	if err == nil {
+		s.log.Warn("the keeper had ended: another one has everything again")
+		return
+	}
+	s.log.Error("no keeper: should this supervisor die, the next one regains less", "error", err)
+}

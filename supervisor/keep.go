@@ -1,0 +1,188 @@
+package supervisor
+
+import (
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/supervisor/keeper"
+)
+
+// keeping is the supervisor's side of its keeper: what has to outlive it is put
+// there when it is made, and dropped before it is closed. A keeper that has ended
+// is replaced, and given everything anew.
+type keeping struct {
+	path string
+	lost func(error) // told of a keeper that cannot be had
+
+	mu     sync.Mutex
+	client *keeper.Client // nil: there is none
+	held   map[string]int // our descriptors of what it has
+	closed bool
+	stop   chan struct{}
+	watch  sync.WaitGroup
+}
+
+// openKeeper finds the keeper of an earlier supervisor, and what it holds, or
+// starts one. The descriptors of left are the caller's.
+func openKeeper(runtimeDir string, lost func(error)) (k *keeping, left map[string]int) {
+	k = &keeping{path: filepath.Join(runtimeDir, "keeper.sock"), lost: lost, held: map[string]int{}, stop: make(chan struct{})}
+	client, err := keeper.Connect(k.path)
+	if err == nil {
+		if left, err = client.All(); err != nil {
+			client.Close()
+			lost(err)
+		}
+	}
+	if err != nil {
+		if client, err = keeper.Start(k.path); err != nil {
+			lost(err)
+			return k, nil
+		}
+	}
+	k.client = client
+	k.watch.Go(k.replace)
+	return k, left
+}
+
+// replace starts another keeper whenever one has ended.
+func (k *keeping) replace() {
+	for {
+		keeper.Watch(k.path, k.stop)
+		k.mu.Lock()
+		if k.closed {
+			k.mu.Unlock()
+			return
+		}
+		k.client.Close()
+		k.client = nil
+		client, err := keeper.Start(k.path)
+		if err == nil {
+			k.client = client
+			err = client.Put(k.held)
+		}
+		k.mu.Unlock()
+		if err != nil {
+			k.lost(err)
+			return
+		}
+		k.lost(nil)
+	}
+}
+
+// put keeps copies of descriptors, which have to stay open until drop.
+func (k *keeping) put(fds map[string]int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	maps.Copy(k.held, fds)
+	if k.client == nil {
+		return
+	}
+	if err := k.client.Put(fds); err != nil {
+		k.lost(err)
+	}
+}
+
+// drop closes the copies of all names that begin with prefix.
+func (k *keeping) drop(prefix string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var names []string
+	for name := range k.held {
+		if strings.HasPrefix(name, prefix) {
+			names = append(names, name)
+			delete(k.held, name)
+		}
+	}
+	if k.client == nil || len(names) == 0 {
+		return
+	}
+	if err := k.client.Drop(names); err != nil {
+		k.lost(err)
+	}
+}
+
+// forget drops what the keeper of an earlier supervisor holds and nobody wants.
+func (k *keeping) forget(left map[string]int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	names := slices.DeleteFunc(slices.Collect(maps.Keys(left)), func(name string) bool { _, ok := k.held[name]; return ok })
+	for _, name := range names {
+		unix.Close(left[name])
+	}
+	if k.client == nil {
+		return
+	}
+	if err := k.client.Drop(names); err != nil {
+		k.lost(err)
+	}
+}
+
+// close ends the keeper, or leaves it for the next supervisor.
+func (k *keeping) close(leave bool) {
+	k.mu.Lock()
+	k.closed = true
+	if k.client != nil {
+		if !leave {
+			k.client.Quit()
+		}
+		k.client.Close()
+	}
+	k.mu.Unlock()
+	close(k.stop)
+	k.watch.Wait()
+}
+
+// The names of what is kept.
+
+func keptOf(generation uint64, what string) string { return fmt.Sprintf("%d/%s", generation, what) }
+
+func keptSocket(generation uint64, listener string, worker int) string {
+	return keptOf(generation, fmt.Sprintf("socket/%s/%d", listener, worker))
+}
+
+const (
+	keptKeys     = "keys"
+	keptPrevious = "previous/" // what a rollback goes back to, after its generation has gone
+)
+
+// keep puts what is a generation's with the keeper, before anybody depends on it.
+func (s *Supervisor) keep(g *generation) {
+	fds := map[string]int{keptOf(g.id, "binary"): g.recipe.binary.FD(), keptOf(g.id, "config"): g.text}
+	for name, workers := range g.sockets {
+		for w, sock := range workers {
+			fds[keptSocket(g.id, name, w)] = sock.fd
+		}
+	}
+	if g.book != nil {
+		fds[keptOf(g.id, "ledger")] = g.book.ledger.FD()
+	}
+	s.keeper.put(fds)
+}
+
+// keepPrevious makes sure that a rollback finds what it goes back to, though the
+// generation has gone. s.mu is held.
+func (s *Supervisor) keepPrevious() {
+	s.keeper.drop(keptPrevious)
+	if s.keptText > 0 {
+		unix.Close(s.keptText)
+		s.keptText = 0
+	}
+	s.state.Previous = nil
+	if s.kept == nil {
+		return
+	}
+	text, err := configFD(s.kept.config)
+	if err != nil {
+		s.log.Error("keep the configuration of the previous generation", "error", err)
+		return
+	}
+	s.keptText = text
+	s.keeper.put(map[string]int{keptPrevious + "binary": s.kept.binary.FD(), keptPrevious + "config": text})
+	s.state.Previous = recordOf(s.kept)
+}
