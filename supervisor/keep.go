@@ -13,10 +13,10 @@ import (
 	"github.com/baton-mesh/baton/supervisor/keeper"
 )
 
-// keeping is the supervisor's side of its keeper: what has to outlive it is put
+// warden is the supervisor's side of its keeper: what has to outlive it is put
 // there when it is made, and dropped before it is closed. A keeper that has ended
 // is replaced, and given everything anew.
-type keeping struct {
+type warden struct {
 	path string
 	lost func(error) // told of a keeper that cannot be had
 
@@ -30,8 +30,8 @@ type keeping struct {
 
 // openKeeper finds the keeper of an earlier supervisor, and what it holds, or
 // starts one. The descriptors of left are the caller's.
-func openKeeper(runtimeDir string, lost func(error)) (k *keeping, left map[string]int) {
-	k = &keeping{path: filepath.Join(runtimeDir, "keeper.sock"), lost: lost, held: map[string]int{}, stop: make(chan struct{})}
+func openKeeper(runtimeDir string, lost func(error)) (k *warden, left map[string]int) {
+	k = &warden{path: filepath.Join(runtimeDir, "keeper.sock"), lost: lost, held: map[string]int{}, stop: make(chan struct{})}
 	client, err := keeper.Connect(k.path)
 	if err == nil {
 		if left, err = client.All(); err != nil {
@@ -51,7 +51,7 @@ func openKeeper(runtimeDir string, lost func(error)) (k *keeping, left map[strin
 }
 
 // replace starts another keeper whenever one has ended.
-func (k *keeping) replace() {
+func (k *warden) replace() {
 	for {
 		keeper.Watch(k.path, k.stop)
 		k.mu.Lock()
@@ -76,7 +76,7 @@ func (k *keeping) replace() {
 }
 
 // put keeps copies of descriptors, which have to stay open until drop.
-func (k *keeping) put(fds map[string]int) {
+func (k *warden) put(fds map[string]int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	maps.Copy(k.held, fds)
@@ -89,7 +89,7 @@ func (k *keeping) put(fds map[string]int) {
 }
 
 // drop closes the copies of all names that begin with prefix.
-func (k *keeping) drop(prefix string) {
+func (k *warden) drop(prefix string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	var names []string
@@ -108,7 +108,7 @@ func (k *keeping) drop(prefix string) {
 }
 
 // forget drops what the keeper of an earlier supervisor holds and nobody wants.
-func (k *keeping) forget(left map[string]int) {
+func (k *warden) forget(left map[string]int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	names := slices.DeleteFunc(slices.Collect(maps.Keys(left)), func(name string) bool { _, ok := k.held[name]; return ok })
@@ -124,7 +124,7 @@ func (k *keeping) forget(left map[string]int) {
 }
 
 // close ends the keeper, or leaves it for the next supervisor.
-func (k *keeping) close(leave bool) {
+func (k *warden) close(leave bool) {
 	k.mu.Lock()
 	k.closed = true
 	if k.client != nil {

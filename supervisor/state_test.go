@@ -58,7 +58,7 @@ func TestStateThatCannotBeRead(t *testing.T) {
 	for content, want := range map[string]string{
 		"":                "is damaged",
 		"{":               "is damaged",
-		`{"version": 99}`: "has layout 99, this baton reads layout 1",
+		`{"version": 99}`: "has layout 99, this baton reads layout 2",
 	} {
 		file := stateFile{filepath.Join(t.TempDir(), "state.json")}
 		if err := os.WriteFile(file.path, []byte(content), 0o600); err != nil {

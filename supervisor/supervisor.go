@@ -72,7 +72,7 @@ type Supervisor struct {
 	hurried chan struct{} // closed when the operator waits no longer
 	wake    chan struct{} // one token: there may be work for the release loop
 	abandon chan struct{} // closed when what an earlier supervisor left is left once more
-	keeper  *keeping
+	keeper  *warden
 	work    sync.WaitGroup
 
 	// births is held while a process runs that is not among generations yet:
