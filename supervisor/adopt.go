@@ -58,6 +58,19 @@ func (s *Supervisor) findLeft(left map[string]int) {
 	}
 }
 
+// goOnWith makes the listeners of what serves the supervisor's: a file that has
+// other ones by now is for a release.
+func (s *Supervisor) goOnWith() {
+	for _, g := range s.generations {
+		if g.leftover() || g.state != Serving {
+			continue
+		}
+		c := *s.config
+		c.Listeners = g.recipe.config.Listeners
+		s.config = &c
+	}
+}
+
 // take is a descriptor of the keeper's, which is the caller's from now on.
 func take(left map[string]int, name string) (int, error) {
 	fd, ok := left[name]
@@ -217,8 +230,8 @@ func keysOf(left map[string]int) (*keys.Page, error) {
 	return keys.After(r)
 }
 
-// adopted reports whether a generation of an earlier supervisor serves on.
-func (s *Supervisor) adopted() bool {
+// Adopted reports whether a generation of an earlier supervisor serves on.
+func (s *Supervisor) Adopted() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.shift.current != nil

@@ -28,10 +28,13 @@ type warden struct {
 	watch  sync.WaitGroup
 }
 
+// KeeperSocket is where the keeper of a runtime directory answers.
+func KeeperSocket(runtimeDir string) string { return filepath.Join(runtimeDir, "keeper.sock") }
+
 // openKeeper finds the keeper of an earlier supervisor, and what it holds, or
 // starts one. The descriptors of left are the caller's.
 func openKeeper(runtimeDir string, lost func(error)) (k *warden, left map[string]int) {
-	k = &warden{path: filepath.Join(runtimeDir, "keeper.sock"), lost: lost, held: map[string]int{}, stop: make(chan struct{})}
+	k = &warden{path: KeeperSocket(runtimeDir), lost: lost, held: map[string]int{}, stop: make(chan struct{})}
 	client, err := keeper.Connect(k.path)
 	if err == nil {
 		if left, err = client.All(); err != nil {

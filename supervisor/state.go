@@ -1,11 +1,13 @@
 package supervisor
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -126,6 +128,42 @@ func (f stateFile) save(st state) (err error) {
 	}
 	defer d.Close()
 	return d.Sync()
+}
+
+// AskToLeave makes the supervisor that works in a runtime directory give way
+// (SIGUSR2), and returns when it has, or when ctx ends. It asks again while a
+// release is under way there. Where nobody works it returns at once.
+func AskToLeave(ctx context.Context, runtimeDir string) error {
+	path := filepath.Join(runtimeDir, "lock")
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for {
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			return nil // free, and free again with f
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+		if err != nil || pid <= 1 {
+			return fmt.Errorf("%s names no supervisor", path)
+		}
+		if err := unix.Kill(pid, unix.SIGUSR2); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("ask supervisor %d to give way: %w", pid, err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("supervisor %d does not give way: %w", pid, context.Cause(ctx))
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 // bootID tells one boot of the machine from another.

@@ -162,6 +162,7 @@ func New(o Options) (_ *Supervisor, err error) {
 	var left map[string]int
 	s.keeper, left = openKeeper(dir, s.keeperLost)
 	s.findLeft(left)
+	s.goOnWith()
 	if err := s.refuseStrangers(); err != nil {
 		return nil, err
 	}
@@ -186,7 +187,7 @@ func (s *Supervisor) Run(ctx context.Context, hurry <-chan struct{}) error {
 	s.work.Go(s.hear)
 
 	first := &release{done: closed, result: Result{Outcome: Passed}}
-	if !s.adopted() {
+	if !s.Adopted() {
 		var err error
 		if first, err = s.enqueue("start", Request{}, nil); err != nil {
 			return err

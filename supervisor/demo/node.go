@@ -80,6 +80,28 @@ func StartNode(ctx context.Context, executable string, at Place, s Settings) (_ 
 
 // start runs the supervisor and returns when it serves.
 func (n *Node) start(ctx context.Context) error {
+	if err := n.run(); err != nil {
+		return err
+	}
+	return n.waitServing(ctx)
+}
+
+// Replace runs another supervisor that takes over from the one that runs, and
+// returns when it serves.
+func (n *Node) Replace(ctx context.Context) error {
+	former := n.ended
+	if err := n.run("--replace"); err != nil {
+		return err
+	}
+	select {
+	case <-former:
+		return n.waitServing(ctx)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (n *Node) run(args ...string) error {
 	log, err := os.OpenFile(n.LogFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
@@ -87,12 +109,13 @@ func (n *Node) start(ctx context.Context) error {
 	defer log.Close() // the process has its own copy
 
 	cmd := n.command()
+	cmd.Args = append(cmd.Args, args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if n.ended, err = startTied(cmd); err != nil {
 		return err
 	}
 	n.cmd = cmd
-	return n.waitServing(ctx)
+	return nil
 }
 
 // startTied starts a supervisor that ends in order when this process dies,

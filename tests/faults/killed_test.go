@@ -104,3 +104,42 @@ func killSupervisors(t *testing.T, settings demo.Settings, times int) (before, a
 	t.Logf("%d operations, none failed, over %d supervisors killed", ok, times)
 	return before, after
 }
+
+// A supervisor is replaced while it runs, a release included that is under way:
+// the one that asks waits for its end.
+func TestSupervisorReplaced(t *testing.T) {
+	n := node.Start(t, demo.Place{}, demo.Settings{})
+	file, err := n.WriteConfig("candidate", demo.Settings{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	was := status(t, n)
+	if err := n.Replace(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	is := status(t, n)
+	if is.PID == was.PID || is.Current != was.Current || is.Generations[0].PID != was.Generations[0].PID {
+		t.Errorf("was %+v, is %+v", was, is)
+	}
+	released := make(chan *demo.Result, 1)
+	go func() {
+		res, err := n.Release(t.Context(), file)
+		if err != nil {
+			t.Error(err)
+		}
+		released <- res
+	}()
+	node.Eventually(t, "the release to be under way", func() bool { return status(t, n).Release != nil })
+	if err := n.Replace(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if res := <-released; res == nil || res.ExitCode != 0 {
+		t.Errorf("the release under way: %+v", res)
+	}
+	if st := status(t, n); st.Current != was.Current+1 {
+		t.Errorf("generation %d serves after the release", st.Current)
+	}
+	if res, err := n.Release(t.Context(), file); err != nil || res.ExitCode != 0 {
+		t.Errorf("a release afterwards: %+v, %v", res, err)
+	}
+}

@@ -76,7 +76,7 @@ func newRootCommand() *cobra.Command {
 	root.PersistentFlags().String("socket", "/run/baton/admin.sock", "admin socket of the supervisor")
 	root.PersistentFlags().StringP("output", "o", "text", "text or json")
 	root.AddCommand(
-		newRunCommand(), newCheckCommand(), newConfigCommand(),
+		newRunCommand(), newKeepCommand(), newCheckCommand(), newConfigCommand(),
 		newReleaseCommand(), newRollbackCommand(), newPauseCommand(), newResumeCommand(), newDrainCommand(),
 		newStatusCommand(), newGenerationsCommand(), newReleasesCommand(),
 		newDoctorCommand(), newDemoCommand(), newVersionCommand(),

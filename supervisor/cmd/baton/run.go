@@ -24,9 +24,13 @@ import (
 // flushTimeout bounds the export of the last spans.
 const flushTimeout = 5 * time.Second
 
+// leaveTimeout bounds the wait for another supervisor to give way: it finishes the
+// release that is under way first.
+const leaveTimeout = time.Minute
+
 func newRunCommand() *cobra.Command {
 	var path string
-	var unsteered bool
+	var unsteered, replace bool
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Supervise, in the foreground",
@@ -34,26 +38,29 @@ func newRunCommand() *cobra.Command {
 with its own origin (see baton config default).
 
 SIGHUP releases with the file as it is now. SIGTERM and SIGINT let /readyz fail
-for shutdown.lead, then drain, then exit; a second one exits at once.`,
+for shutdown.lead, then drain, then exit; a second one exits at once. SIGUSR2
+gives way to another supervisor: this one ends, its generations serve on, and the
+next one adopts them. --replace sends it, and takes over.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := run(cmd.Context(), path, unsteered); err != nil {
+			if err := run(cmd.Context(), path, unsteered, replace); err != nil {
 				return exitError{exitFailed, err}
 			}
 			return nil
 		},
 	}
 	cmd.Flags().StringVarP(&path, "config", "c", "", "configuration file")
+	cmd.Flags().BoolVar(&replace, "replace", false, "take over from the supervisor that runs")
 	cmd.Flags().BoolVar(&unsteered, "unsteered", false, "leave new flows to the kernel's hash, to see what steering is for")
 	cmd.Flags().MarkHidden("unsteered")
 	return cmd
 }
 
-func run(ctx context.Context, path string, unsteered bool) error {
+func run(ctx context.Context, path string, unsteered, replace bool) error {
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
 	// Before anything that takes time: a signal that comes early is not lost.
 	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT)
+	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR2)
 	defer signal.Stop(signals)
 
 	conf, stopOrigin, err := loadForRun(path, log)
@@ -76,6 +83,13 @@ func run(ctx context.Context, path string, unsteered bool) error {
 		}
 	}()
 
+	if replace {
+		asking, cancel := context.WithTimeout(ctx, leaveTimeout)
+		defer cancel()
+		if err := supervisor.AskToLeave(asking, conf.RuntimeDir); err != nil {
+			return err
+		}
+	}
 	s, err := supervisor.New(supervisor.Options{
 		Config: conf, ConfigPath: path, Log: log, Tracer: tracer, Version: version, Unsteered: unsteered,
 		Serving: func() {
@@ -90,6 +104,9 @@ func run(ctx context.Context, path string, unsteered bool) error {
 	}
 	server, err := admin.Listen(s, conf.Admin.Socket, conf.Admin.Address, log)
 	if err != nil {
+		if s.Adopted() {
+			return err // what serves is left for a supervisor whose addresses are free
+		}
 		// Run gives everything back that New took.
 		ended, cancel := context.WithCancel(ctx)
 		cancel()
@@ -101,15 +118,24 @@ func run(ctx context.Context, path string, unsteered bool) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	hurry := make(chan struct{})
-	go heedSignals(ctx, signals, s, stop, hurry, log)
+	go heedSignals(ctx, signals, s, server, stop, hurry, log)
 	return s.Run(ctx, hurry)
 }
 
 // heedSignals turns signals into releases and the end.
-func heedSignals(ctx context.Context, signals <-chan os.Signal, s *supervisor.Supervisor, stop func(), hurry chan struct{}, log *slog.Logger) {
+func heedSignals(ctx context.Context, signals <-chan os.Signal, s *supervisor.Supervisor, server *admin.Server, stop func(), hurry chan struct{}, log *slog.Logger) {
 	asked := 0
 	for sig := range signals {
 		switch {
+		case sig == syscall.SIGUSR2:
+			if err := s.Leave(); err != nil {
+				log.Warn("asked to give way, and cannot yet", "reason", err)
+				continue
+			}
+			// Who has asked for a release that has just ended is still to be answered.
+			server.Close()
+			log.Info("giving way: the next supervisor adopts what runs")
+			os.Exit(0)
 		case sig == syscall.SIGHUP:
 			go func() {
 				if _, err := s.Release(ctx, "sighup", supervisor.Request{}); err != nil && !errors.Is(err, context.Canceled) {
