@@ -8,9 +8,9 @@ import (
 	"slices"
 	"time"
 
-	"github.com/baton-mesh/baton/bpf/flows"
 	"golang.org/x/sys/unix"
 
+	"github.com/baton-mesh/baton/bpf/flows"
 	"github.com/baton-mesh/baton/supervisor/spawn"
 )
 

@@ -248,7 +248,6 @@ func (s *Supervisor) run(ctx context.Context, r *release) {
 	defer cancel(nil)
 	ctx, span := s.tracer.Start(ctx, "release", trace.WithNewRoot(), trace.WithTimestamp(r.queued), trace.WithAttributes(
 		attribute.Int64("baton.release.id", int64(r.result.ID)), attribute.String("baton.release.cause", r.cause)))
-	defer span.End()
 	if id := span.SpanContext().TraceID(); id.IsValid() {
 		r.result.TraceID = id.String()
 	}
@@ -295,6 +294,7 @@ func (s *Supervisor) run(ctx context.Context, r *release) {
 	if outcome != Passed {
 		span.SetStatus(codes.Error, reason)
 	}
+	span.End() // before anybody hears of the end
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
