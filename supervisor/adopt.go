@@ -87,17 +87,14 @@ func recipeFrom(r *stateRecipe, prefix string, left map[string]int) (_ *recipe, 
 	if text, err = take(left, prefix+"config"); err != nil {
 		return nil, -1, err
 	}
-	defer func() {
-		if err != nil {
-			unix.Close(text)
-		}
-	}()
 	c, err := readConfig(text)
 	if err != nil {
+		unix.Close(text)
 		return nil, -1, err
 	}
 	binary, err := take(left, prefix+"binary")
 	if err != nil {
+		unix.Close(text)
 		return nil, -1, err
 	}
 	return &recipe{config: c, configPath: r.Config, binary: spawn.From(r.Binary, binary), account: spawn.Account{UID: r.UID, GID: r.GID}}, text, nil
@@ -261,6 +258,7 @@ func (s *Supervisor) adopt() {
 	if r := s.state.Release; r != nil {
 		s.undoInterrupted(r)
 	}
+	s.sortOut()
 	for _, g := range s.generations {
 		s.log.Info("adopted a generation", "generation", g.id, "pid", g.process.PID, "state", g.state, "leftover", g.leftover())
 		s.work.Go(func() { s.watch(g) })
@@ -320,13 +318,17 @@ func (s *Supervisor) undoInterrupted(r *stateRelease) {
 	result := Result{ID: r.ID, Cause: r.Cause, Started: r.Started, Generation: r.Candidate, Previous: r.Previous, Stages: []StageResult{}}
 	back := previous != nil && previous.alive() && !previous.told && previous.state != Draining
 	moved := candidate != nil && (s.shift.current == candidate || s.shift.other == candidate)
+	// Out of the shift again, it may be on its way back: it has flows, and is drained.
+	fresh := candidate != nil && (candidate.state == Starting || candidate.state == Ready) && !moved
 	switch {
-	case candidate == nil || !moved:
+	case candidate == nil || fresh:
 		result.Outcome = Refused
 	case back:
 		s.shift = shiftInForce{current: previous, salt: newSalt()}
 		s.applyShift()
 		result.Outcome = RolledBack
+	case candidate.told || candidate.state == Draining:
+		result.Outcome = Failed
 	default:
 		s.shift = shiftInForce{current: candidate, salt: s.shift.salt}
 		s.applyShift()
@@ -341,12 +343,39 @@ func (s *Supervisor) undoInterrupted(r *stateRelease) {
 	s.outcomes[result.Outcome]++
 	s.history = append(s.history, result)
 	switch {
-	case candidate == nil || result.Outcome == Inconclusive:
-	case moved:
-		candidate.state, candidate.deadline = Draining, time.Now().Add(candidate.recipe.config.Release.DrainTimeout)
+	case candidate == nil || result.Outcome == Inconclusive || candidate.state == Draining:
+	case fresh:
+		s.dismissLeft(candidate)
 	default:
-		candidate.stopping = true
-		candidate.kill() // no flow has reached it
+		candidate.state, candidate.deadline = Draining, time.Now().Add(candidate.recipe.config.Release.DrainTimeout)
+	}
+}
+
+// dismissLeft ends a candidate that no shift has named. Where queues are shared it
+// may have flows all the same. s.mu is held.
+func (s *Supervisor) dismissLeft(g *generation) {
+	if s.steering.chooses() {
+		g.stopping = true
+		g.kill()
+		return
+	}
+	g.state, g.deadline = Draining, time.Now().Add(g.recipe.config.Release.DrainTimeout)
+}
+
+// sortOut sees to generations whose part nobody has any more: a candidate that its
+// release was not yet known to have, and one that was held for a rollback. s.mu is held.
+func (s *Supervisor) sortOut() {
+	for _, g := range s.generations {
+		switch {
+		case g.leftover() || g.stopping || g == s.shift.current:
+		case g.state == Starting || g.state == Ready:
+			s.dismissLeft(g)
+		case g.state != Serving:
+		case s.reserve == nil:
+			s.reserve = g
+		default:
+			g.state, g.deadline = Draining, time.Now().Add(g.recipe.config.Release.DrainTimeout)
+		}
 	}
 }
 
