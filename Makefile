@@ -30,7 +30,7 @@ demo: build ## watch a proxy be replaced under load (as root by BPF, else in tak
 test: build ## run every test; the kernel's need root
 	@if [ "$$(id -u)" = 0 ]; then exec tests/install $(TEST_PACKAGES); fi; \
 	echo "not root: the tests that load BPF programs or make network namespaces are left out; 'sudo make test' runs them"
-	go test -count=1 -timeout 15m $(TESTFLAGS) ./...
+	go test -count=1 -p 1 -timeout 10m $(TESTFLAGS) ./... # one package at a time: several of them load the machine
 
 check: $(LINT) ## format, vet, lint and import rules, generated files, go.mod, licences
 	@tests/install $(GENERATE_PACKAGES)
