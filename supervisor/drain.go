@@ -80,6 +80,8 @@ func (s *Supervisor) drain(g *generation, timeout time.Duration) {
 		ending.over(g, max(time.Until(g.deadline), 0)) // the wait for the queues may have seen the end
 	case lingered:
 		ending.over(g, timeout) // what follows has all its time
+	case time.Until(g.deadline) <= 0:
+		ending.end.Reset(0) // the wait for the queues has seen the end, which two may wait for
 	}
 	// A second SIGTERM would be the last call: that a generation has been told is
 	// on record before it is, and the next supervisor does not tell it again.

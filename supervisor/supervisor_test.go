@@ -359,8 +359,21 @@ func TestDrainEnds(t *testing.T) {
 		if !strings.Contains(n.log.String(), "too many generations") {
 			t.Error("the log does not say why a drain was cut short")
 		}
-		for _, g := range n.s.Status().Generations {
-			syscall.Kill(g.PID, syscall.SIGKILL)
+		// The serving one is started again if it is found dead before the end is.
+		ended := make(chan struct{})
+		go func() {
+			n.stop()
+			close(ended)
+		}()
+		for {
+			for _, g := range n.s.Status().Generations {
+				syscall.Kill(g.PID, syscall.SIGKILL)
+			}
+			select {
+			case <-ended:
+				return
+			case <-time.After(10 * time.Millisecond):
+			}
 		}
 	})
 }
