@@ -1,12 +1,14 @@
 package supervisor
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -45,7 +47,7 @@ func openKeeper(runtimeDir string, lost func(error)) (k *warden, left map[string
 	if err != nil {
 		if client, err = keeper.Start(k.path); err != nil {
 			lost(err)
-			return k, nil
+			client = nil // replace tries again
 		}
 	}
 	k.client = client
@@ -57,25 +59,46 @@ func openKeeper(runtimeDir string, lost func(error)) (k *warden, left map[string
 func (k *warden) replace() {
 	for {
 		keeper.Watch(k.path, k.stop)
-		k.mu.Lock()
-		if k.closed {
-			k.mu.Unlock()
-			return
+		// The one that is dying may still answer for a moment, and then not.
+		for pause := time.Millisecond; ; pause = min(2*pause, time.Second) {
+			err := k.another()
+			if err == nil {
+				break
+			}
+			if pause == time.Second {
+				k.lost(err)
+			}
+			select {
+			case <-time.After(pause):
+			case <-k.stop:
+				return
+			}
 		}
+	}
+}
+
+// another starts a keeper and gives it everything.
+func (k *warden) another() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.closed {
+		return errors.New("the supervisor ends")
+	}
+	if k.client != nil {
 		k.client.Close()
 		k.client = nil
-		client, err := keeper.Start(k.path)
-		if err == nil {
-			k.client = client
-			err = client.Put(k.held)
-		}
-		k.mu.Unlock()
-		if err != nil {
-			k.lost(err)
-			return
-		}
-		k.lost(nil)
 	}
+	client, err := keeper.Start(k.path)
+	if err != nil {
+		return err
+	}
+	if err := client.Put(k.held); err != nil {
+		client.Close()
+		return err
+	}
+	k.client = client
+	k.lost(nil)
+	return nil
 }
 
 // put keeps copies of descriptors, which have to stay open until drop.
@@ -86,8 +109,9 @@ func (k *warden) put(fds map[string]int) {
 	if k.client == nil {
 		return
 	}
-	if err := k.client.Put(fds); err != nil {
-		k.lost(err)
+	if k.client.Put(fds) != nil {
+		k.client.Close() // it has ended: whoever replaces it gives the next one everything
+		k.client = nil
 	}
 }
 
@@ -105,8 +129,9 @@ func (k *warden) drop(prefix string) {
 	if k.client == nil || len(names) == 0 {
 		return
 	}
-	if err := k.client.Drop(names); err != nil {
-		k.lost(err)
+	if k.client.Drop(names) != nil {
+		k.client.Close() // and with it its copies
+		k.client = nil
 	}
 }
 
