@@ -143,22 +143,31 @@ func (s *Supervisor) fork(what *recipe) (_ *generation, err error) {
 	s.keep(g)
 	s.births.Lock()
 	defer s.births.Unlock()
-	if g.process, err = s.spawn(g); err != nil {
-		return nil, err
-	}
-	g.startTime, _ = startTimeOf(g.process.PID)
-
+	_, err = s.spawn(g)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.born = nil
+	if err != nil {
+		s.note()
+		return nil, err
+	}
 	s.generations = append(s.generations, g)
 	s.work.Go(func() { s.watch(g) })
-	if err := s.persist(); err != nil {
-		// It runs and is watched; without a record a successor of this
-		// supervisor would not end it.
-		g.kill()
-		return nil, fmt.Errorf("record generation %d: %w", g.id, err)
-	}
 	return g, nil
+}
+
+// record puts a generation's process on disk before it is executed: one without a
+// record would be nobody's, should this supervisor die.
+func (s *Supervisor) record(g *generation, p *spawn.Process) error {
+	g.process = p
+	g.startTime, _ = startTimeOf(p.PID)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.born = g
+	if err := s.persist(); err != nil {
+		return fmt.Errorf("record generation %d: %w", g.id, err)
+	}
+	return nil
 }
 
 // bindDatagrams makes a generation's UDP sockets, where it has any.
@@ -226,7 +235,8 @@ func (s *Supervisor) spawn(g *generation) (*spawn.Process, error) {
 			files = append(files, g.book.ledger.FD())
 		}
 	}
-	o := spawn.Options{Binary: g.recipe.binary, Args: c.Proxy.Command[1:], Env: env, Account: g.recipe.account, Files: files}
+	o := spawn.Options{Binary: g.recipe.binary, Args: c.Proxy.Command[1:], Env: env, Account: g.recipe.account, Files: files,
+		Record: func(p *spawn.Process) error { return s.record(g, p) }}
 	if g.cgroup != nil {
 		o.Cgroup = g.cgroup.Dir
 	}

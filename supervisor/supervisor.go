@@ -84,6 +84,7 @@ type Supervisor struct {
 	mu          sync.Mutex
 	state       state // as it is in the file
 	generations []*generation
+	born        *generation // its process is on record and not executed yet
 	slots       [reuseport.Slots]*generation
 	nextSlot    int
 	slotsUsed   int // slots 0 to slotsUsed-1 have been used
@@ -372,6 +373,9 @@ func (s *Supervisor) persist() error {
 	s.state.Generations = s.state.Generations[:0]
 	for _, g := range s.generations {
 		s.state.Generations = append(s.state.Generations, g.record())
+	}
+	if s.born != nil {
+		s.state.Generations = append(s.state.Generations, s.born.record())
 	}
 	s.state.Release = nil
 	if r := s.running; r != nil {

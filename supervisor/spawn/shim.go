@@ -18,7 +18,7 @@ import (
 
 // shimName is argv[0] of the shim. What follows it:
 //
-//	binary fd, error pipe fd, uid, gid, argv[0] of the server, its arguments…
+//	binary fd, fd of a socket to the supervisor, uid, gid, argv[0] of the server, its arguments…
 const shimName = "baton-exec"
 
 // ShimFailed is the exit status of a shim that could not become the server.
@@ -30,8 +30,10 @@ func init() {
 	}
 }
 
-// shim never returns. What goes wrong is written to the error pipe, which the
-// exec of the server closes: the supervisor reads a sentence or an end of file.
+// shim never returns. It waits for the supervisor's word that the process is on
+// record; a supervisor that dies first takes the shim with it. What goes wrong is
+// written to the socket, which the exec of the server closes: the supervisor reads
+// a sentence or an end of file.
 func shim(args []string) {
 	var fds [4]int
 	for i := range fds {
@@ -41,10 +43,18 @@ func shim(args []string) {
 		}
 		fds[i] = n
 	}
-	binary, errors, uid, gid := fds[0], fds[1], fds[2], fds[3]
-	syscall.CloseOnExec(errors)
-	err := become(binary, uid, gid, args[4:])
-	syscall.Write(errors, []byte(err.Error()))
+	binary, supervisor, uid, gid := fds[0], fds[1], fds[2], fds[3]
+	syscall.CloseOnExec(supervisor)
+	var word [1]byte
+	n, err := syscall.Read(supervisor, word[:])
+	for err == syscall.EINTR {
+		n, err = syscall.Read(supervisor, word[:])
+	}
+	if n != 1 {
+		os.Exit(ShimFailed)
+	}
+	err = become(binary, uid, gid, args[4:])
+	syscall.Write(supervisor, []byte(err.Error()))
 	os.Exit(ShimFailed)
 }
 

@@ -146,6 +146,10 @@ type Options struct {
 	// Cgroup is an open directory of the cgroup2 file system to be born in.
 	// Nil means the supervisor's own.
 	Cgroup *os.File
+	// Record, if not nil, is called when the process exists. The server is executed
+	// when it has returned nil: should this process die before, so does the other,
+	// and there is no server of which nobody knows.
+	Record func(*Process) error
 }
 
 // Process is a generation's main process.
@@ -199,10 +203,11 @@ func (p *Process) Close() {
 
 // Start returns when the server itself has been executed, or the reason why not.
 func Start(o Options) (_ *Process, err error) {
-	r, w, err := os.Pipe()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
+	r, w := os.NewFile(uintptr(pair[0]), "to the shim"), os.NewFile(uintptr(pair[1]), "of the shim")
 	defer r.Close()
 	defer w.Close()
 	null, err := os.Open(os.DevNull)
@@ -222,10 +227,10 @@ func Start(o Options) (_ *Process, err error) {
 	for _, fd := range o.Files {
 		files = append(files, uintptr(fd))
 	}
-	binary, errpipe := len(files), len(files)+1
+	binary, ours := len(files), len(files)+1
 	files = append(files, o.Binary.file.Fd(), w.Fd())
 
-	argv := append([]string{shimName, strconv.Itoa(binary), strconv.Itoa(errpipe),
+	argv := append([]string{shimName, strconv.Itoa(binary), strconv.Itoa(ours),
 		strconv.Itoa(o.Account.UID), strconv.Itoa(o.Account.GID), filepath.Base(o.Binary.Path)}, o.Args...)
 	p := &Process{pidFD: -1}
 	attr := &syscall.ProcAttr{
@@ -246,6 +251,16 @@ func Start(o Options) (_ *Process, err error) {
 		return nil, fmt.Errorf("fork: %w", err)
 	}
 	w.Close()
+	if o.Record != nil {
+		err = o.Record(p)
+	}
+	if err != nil {
+		r.Close() // it ends without a word
+		p.Wait()
+		p.Close()
+		return nil, err
+	}
+	r.Write([]byte{1}) // a shim that has ended meanwhile shows below
 	reason, err := io.ReadAll(r)
 	if err == nil && len(reason) == 0 {
 		return p, nil

@@ -183,3 +183,36 @@ func TestLookUpAccount(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// Nobody runs who is not on record: the server is executed after Record, and not at
+// all if that fails. What a supervisor's death does to the shim is the same as its
+// closing the socket.
+func TestOnRecordBeforeItRuns(t *testing.T) {
+	begun := filepath.Join(t.TempDir(), "begun")
+	o := Options{Binary: open(t, "/bin/sh"), Args: []string{"-c", "echo >" + begun}, Account: Account{0, 0}}
+	refused := errors.New("refused")
+	var pid int
+	o.Record = func(p *Process) error {
+		if name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", p.PID)); err != nil || string(name) == "sh\n" {
+			t.Errorf("process %d is %q: %v", p.PID, name, err)
+		}
+		pid = p.PID
+		return refused
+	}
+	if _, err := Start(o); !errors.Is(err, refused) {
+		t.Errorf("start: %v", err)
+	}
+	if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("process %d is there: %v", pid, err)
+	}
+	if _, err := os.Stat(begun); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a server ran without a record: %v", err)
+	}
+	o.Record = func(*Process) error { return nil }
+	if out, err := Run(t.Context(), o); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+	if _, err := os.Stat(begun); err != nil {
+		t.Errorf("no server ran: %v", err)
+	}
+}
