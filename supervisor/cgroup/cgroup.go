@@ -70,18 +70,24 @@ func MakeBase(name string) (*Base, error) {
 	if err := os.Mkdir(b.dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, err
 	}
-	left, err := filepath.Glob(filepath.Join(b.dir, "gen-*"))
-	if err != nil {
-		return nil, err
-	}
-	for _, group := range left {
-		os.Remove(group) // refused while a process is in it
-	}
+	b.sweep()
 	return b, nil
 }
 
-// Remove removes the base if no group is left in it.
-func (b *Base) Remove() error { return os.Remove(b.dir) }
+// sweep removes the groups that are empty.
+func (b *Base) sweep() {
+	left, _ := filepath.Glob(filepath.Join(b.dir, "gen-*"))
+	for _, group := range left {
+		os.Remove(group) // refused while a process is in it
+	}
+}
+
+// Remove removes the base if no process is left in it. What a supervisor that was
+// killed had just begun may have been ending still when the base was made.
+func (b *Base) Remove() error {
+	b.sweep()
+	return os.Remove(b.dir)
+}
 
 // Has reports whether a process is in the base or in a group of it.
 func (b *Base) Has(pid int) bool {
