@@ -2,9 +2,13 @@ package supervisor
 
 import (
 	"log/slog"
+	"net"
+	"os"
 	"os/exec"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/config"
@@ -20,10 +24,11 @@ type shiftsOnly struct {
 func (s shiftsOnly) chooses() bool         { return s.exclusive }
 func (s shiftsOnly) shift(reuseport.Shift) {}
 
+func sleeper() *exec.Cmd { return exec.Command("sleep", "600") }
+
 // left is a generation with a process that ends when it is killed, and by nothing else.
-func left(t *testing.T, id uint64, st State) *generation {
+func left(t *testing.T, id uint64, st State, cmd *exec.Cmd) *generation {
 	t.Helper()
-	cmd := exec.Command("sleep", "600")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +65,7 @@ func TestInterruptedReleaseIsUndone(t *testing.T) {
 		"serving with shared": {state: Serving, shared: true, inShift: true, outcome: RolledBack},
 	} {
 		t.Run(name, func(t *testing.T) {
-			previous, candidate := left(t, 1, Serving), left(t, 2, c.state)
+			previous, candidate := left(t, 1, Serving, sleeper()), left(t, 2, c.state, sleeper())
 			s := &Supervisor{log: slog.New(slog.DiscardHandler), steering: shiftsOnly{exclusive: !c.shared}, outcomes: map[Outcome]uint64{},
 				generations: []*generation{previous, candidate}}
 			s.shift.current = previous
@@ -88,7 +93,7 @@ func TestInterruptedReleaseIsUndone(t *testing.T) {
 // Nobody is forgotten: a candidate of whom its release was not yet known, and a
 // generation that was held for a rollback.
 func TestEveryAdoptedGenerationHasAPart(t *testing.T) {
-	serves, held, unknown, old := left(t, 3, Serving), left(t, 2, Serving), left(t, 4, Starting), left(t, 1, Draining)
+	serves, held, unknown, old := left(t, 3, Serving, sleeper()), left(t, 2, Serving, sleeper()), left(t, 4, Starting, sleeper()), left(t, 1, Draining, sleeper())
 	s := &Supervisor{log: slog.New(slog.DiscardHandler), steering: shiftsOnly{exclusive: true}, generations: []*generation{old, held, serves, unknown}}
 	s.shift = shiftInForce{current: serves, other: held}
 	s.sortOut()
@@ -100,5 +105,43 @@ func TestEveryAdoptedGenerationHasAPart(t *testing.T) {
 	}
 	if serves.stopping || serves.state != Serving || old.state != Draining || old.stopping {
 		t.Errorf("generation 3 is %s, generation 1 %s", serves.state, old.state)
+	}
+}
+
+// That a generation was told stands on record before it is. One that listens still
+// has not been; one that does not, or whose ways nobody knows, is not told again.
+func TestToldIsWhoListensNoMore(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	f, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	cookie, err := unix.GetsockoptUint64(int(f.Fd()), unix.SOL_SOCKET, unix.SO_COOKIE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct{ listens, baton, told bool }{
+		"listens":        {listens: true, baton: true},
+		"has closed":     {baton: true, told: true},
+		"another server": {listens: true, told: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cmd := exec.Command("sleep", "600")
+			if c.listens {
+				cmd.ExtraFiles = []*os.File{f}
+			}
+			g := left(t, 1, Draining, cmd)
+			g.recipe.config.Proxy.Baton = c.baton
+			g.stood, g.exited = map[string][]uint64{"web": {cookie}}, make(chan struct{})
+			s := &Supervisor{log: slog.New(slog.DiscardHandler)}
+			if told := s.wasTold(g); told != c.told {
+				t.Errorf("told: %v, want %v", told, c.told)
+			}
+		})
 	}
 }

@@ -73,6 +73,7 @@ func (s *Supervisor) drain(g *generation, timeout time.Duration) {
 		s.steering.empty(g.slot)
 		g.closeSockets()
 	}
+	told = told && s.wasTold(g)
 	lingered := !told && s.linger(g, timeout)
 	s.mu.Lock()
 	switch {

@@ -79,9 +79,10 @@ type generation struct {
 	dialed, probed atomic.Uint64 // probes begun, and those that were answered
 	lastAccount    atomic.Pointer[map[string]flows.Counts]
 
-	text    int    // memfd of the configuration, with the keeper; 0: none
-	dropped func() // closes the keeper's copies of the sockets
-	adopted bool   // an earlier supervisor started it: it is not our child
+	text    int                 // memfd of the configuration, with the keeper; 0: none
+	dropped func()              // closes the keeper's copies of the sockets
+	adopted bool                // an earlier supervisor started it: it is not our child
+	stood   map[string][]uint64 // cookies of the listening sockets of one that was adopted
 
 	unfit atomic.Bool // it lives and has given up listening sockets
 

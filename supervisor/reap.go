@@ -182,7 +182,7 @@ func openLeftover(left stateGeneration) (*generation, error) {
 		return nil, err
 	}
 	// The descriptor names one process for good; was it this one that was meant?
-	if start, err := startTimeOf(left.PID); err != nil || start != left.StartTime {
+	if start, err := startTimeOf(left.PID); err != nil || start != left.StartTime || process.Ended(0) {
 		process.Close()
 		return nil, os.ErrProcessDone
 	}

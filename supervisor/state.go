@@ -73,6 +73,9 @@ func (g *generation) record() stateGeneration {
 				st.Cookies[name] = append(st.Cookies[name], sock.cookie)
 			}
 		}
+		if g.stood != nil {
+			st.Cookies = g.stood
+		}
 	}
 	return st
 }
