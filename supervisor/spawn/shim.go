@@ -46,14 +46,10 @@ func shim(args []string) {
 	binary, supervisor, uid, gid := fds[0], fds[1], fds[2], fds[3]
 	syscall.CloseOnExec(supervisor)
 	var word [1]byte
-	n, err := syscall.Read(supervisor, word[:])
-	for err == syscall.EINTR {
-		n, err = syscall.Read(supervisor, word[:])
-	}
-	if n != 1 {
+	if n, _ := syscall.Read(supervisor, word[:]); n != 1 {
 		os.Exit(ShimFailed)
 	}
-	err = become(binary, uid, gid, args[4:])
+	err := become(binary, uid, gid, args[4:])
 	syscall.Write(supervisor, []byte(err.Error()))
 	os.Exit(ShimFailed)
 }
