@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -209,6 +210,27 @@ func fdOf(p *spawn.Process, cookie uint64) (int, error) {
 		unix.Close(fd)
 	}
 	return -1, errors.New("the process has it no more")
+}
+
+// forgetLeft closes what nobody has taken, here and with the keeper: a listening
+// socket of a generation that has ended hands on its queue then.
+func (s *Supervisor) forgetLeft() {
+	s.keeper.forget(s.unclaimed)
+	s.unclaimed = nil
+}
+
+// leftCookies are those of the listening sockets that nobody has taken.
+func (s *Supervisor) leftCookies() map[uint64]bool {
+	cookies := map[uint64]bool{}
+	for name, fd := range s.unclaimed {
+		if !strings.Contains(name, "/socket/") {
+			continue
+		}
+		if cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE); err == nil {
+			cookies[cookie] = true
+		}
+	}
+	return cookies
 }
 
 // keysOf goes on with the keys of an earlier supervisor. Its page stays as it is,

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -139,9 +138,12 @@ func (k *warden) drop(prefix string) {
 func (k *warden) forget(left map[string]int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	names := slices.DeleteFunc(slices.Collect(maps.Keys(left)), func(name string) bool { _, ok := k.held[name]; return ok })
-	for _, name := range names {
-		unix.Close(left[name])
+	var names []string
+	for name, fd := range left {
+		unix.Close(fd)
+		if _, again := k.held[name]; !again {
+			names = append(names, name)
+		}
 	}
 	if k.client == nil {
 		return

@@ -82,7 +82,7 @@ func (s *Supervisor) watch(g *generation) {
 }
 
 // handOver closes the listening sockets of generations that died when nobody
-// could succeed them. The kernel moves their queues to the current one.
+// could succeed them, under this supervisor or while there was none. The kernel moves their queues to the current one.
 func (s *Supervisor) handOver() {
 	s.mu.Lock()
 	held := s.held
@@ -92,6 +92,7 @@ func (s *Supervisor) handOver() {
 		g.closeSockets()
 		s.removed(g)
 	}
+	s.forgetLeft()
 }
 
 // crashedNow sees to a successor if the generation that ended was the last one

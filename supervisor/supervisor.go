@@ -69,11 +69,12 @@ type Supervisor struct {
 	accounts accounts
 	patience atomic.Int64 // how long a probe may take, in ns
 
-	hurried chan struct{} // closed when the operator waits no longer
-	wake    chan struct{} // one token: there may be work for the release loop
-	abandon chan struct{} // closed when what an earlier supervisor left is left once more
-	keeper  *warden
-	work    sync.WaitGroup
+	hurried   chan struct{} // closed when the operator waits no longer
+	wake      chan struct{} // one token: there may be work for the release loop
+	abandon   chan struct{} // closed when what an earlier supervisor left is left once more
+	keeper    *warden
+	unclaimed map[string]int // what the keeper of an earlier supervisor had and nobody has taken
+	work      sync.WaitGroup
 
 	// births is held while a process runs that is not among generations yet:
 	// it may already say READY=1.
@@ -160,14 +161,13 @@ func New(o Options) (_ *Supervisor, err error) {
 	if s.cgroups, err = cgroup.MakeBase("baton-" + instanceName(dir)); err != nil {
 		s.log.Warn("no cgroups: READY=1 is believed from a generation's main process alone", "reason", err)
 	}
-	var left map[string]int
-	s.keeper, left = openKeeper(dir, s.keeperLost)
-	s.findLeft(left)
+	s.keeper, s.unclaimed = openKeeper(dir, s.keeperLost)
+	s.findLeft(s.unclaimed)
 	s.goOnWith()
 	if err := s.refuseStrangers(); err != nil {
 		return nil, err
 	}
-	if s.keys, err = keysOf(left); err != nil {
+	if s.keys, err = keysOf(s.unclaimed); err != nil {
 		return nil, err
 	}
 	s.keeper.put(map[string]int{keptKeys: s.keys.FD()})
@@ -175,7 +175,9 @@ func New(o Options) (_ *Supervisor, err error) {
 		return nil, err
 	}
 	s.adopt()
-	s.keeper.forget(left)
+	if s.Adopted() || !s.steering.chooses() {
+		s.forgetLeft()
+	} // else what clients wait in is closed when somebody can take it, see handOver
 	return s, nil
 }
 
@@ -287,6 +289,9 @@ func (s *Supervisor) close() {
 	}
 	if s.notify != nil {
 		s.notify.Close()
+	}
+	for _, fd := range s.unclaimed {
+		unix.Close(fd)
 	}
 	// Of generations that live on nothing is taken away: another supervisor will
 	// find it. This one is about to end.

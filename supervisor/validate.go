@@ -145,7 +145,7 @@ func (s *Supervisor) sameListeners(c *config.Config) error {
 // more specific one would take flows silently, and one in our own group would
 // get them if the group ever lost its program.
 func (s *Supervisor) refuseStrangers() error {
-	ours := map[uint64]bool{}
+	ours := s.leftCookies()
 	leftovers := map[int]bool{}
 	s.mu.Lock()
 	for _, g := range s.generations {
