@@ -284,7 +284,10 @@ func (s *Supervisor) adopt() {
 	for _, g := range s.generations {
 		s.log.Info("adopted a generation", "generation", g.id, "pid", g.process.PID, "state", g.state, "leftover", g.leftover())
 		s.work.Go(func() { s.watch(g) })
-		if g.state == Draining && !g.leftover() {
+		switch {
+		case g.stopping: // dismissed
+			s.work.Go(func() { s.reap(g) })
+		case g.state == Draining && !g.leftover():
 			s.retire(g, max(time.Until(g.deadline), time.Second))
 		}
 	}

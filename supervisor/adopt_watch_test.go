@@ -1,0 +1,72 @@
+package supervisor
+
+import (
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/baton-mesh/baton/bpf/reuseport"
+	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/notify"
+	"github.com/baton-mesh/baton/supervisor/spawn"
+)
+
+// noSockets is a steerer for generations without listeners.
+type noSockets struct{ shiftsOnly }
+
+func (noSockets) inSlot(uint8, map[string][]socket) (in, all int, err error) { return 0, 0, nil }
+func (noSockets) empty(uint8)                                                {}
+func (noSockets) fence() error                                               { return nil }
+func (noSockets) datagramGroups() *datagrams                                 { return nil }
+func (noSockets) counts(int) (reuseport.Counts, error)                       { return reuseport.Counts{}, nil }
+
+// adopting makes a supervisor that finds these generations.
+func adopting(t *testing.T, found ...*generation) *Supervisor {
+	t.Helper()
+	dir := t.TempDir()
+	socket, err := notify.Listen(filepath.Join(dir, "notify"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Supervisor{
+		log: slog.New(slog.DiscardHandler), config: &config.Config{}, file: stateFile{filepath.Join(dir, "state.json")}, notify: socket,
+		keeper: &warden{held: map[string]int{}}, steering: noSockets{shiftsOnly{exclusive: true}},
+		outcomes: map[Outcome]uint64{}, counted: newCounted(), abandon: make(chan struct{}), hurried: make(chan struct{}),
+		wake: make(chan struct{}, 1), generations: slices.Clone(found),
+	}
+	for _, g := range found {
+		g.adopted, g.ready = true, make(chan struct{})
+		g.exited, g.squeezed = make(chan struct{}), make(chan struct{})
+		if g.recipe.binary, err = spawn.Open("/proc/self/exe"); err != nil {
+			t.Fatal(err)
+		}
+		s.slots[g.slot] = g
+	}
+	s.work.Go(s.hear)
+	t.Cleanup(func() {
+		s.mu.Lock()
+		s.stopping = true // nobody is started again
+		s.mu.Unlock()
+		for _, g := range found {
+			g.kill()
+		}
+		socket.Close()
+		s.work.Wait()
+	})
+	return s
+}
+
+// A candidate that is killed at the adoption is forgotten as any other that has
+// ended: its slot is free, and it does not count among those that live.
+func TestDismissedCandidateIsForgotten(t *testing.T) {
+	serves, candidate := left(t, 1, Serving), left(t, 2, Ready)
+	s := adopting(t, serves, candidate)
+	s.state.Release = &stateRelease{ID: 7, Candidate: 2, Previous: 1}
+	s.adopt()
+	eventually(t, "the candidate is forgotten", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return len(s.generations) == 1 && s.slots[2] == nil
+	})
+}
