@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/config"
@@ -69,4 +70,23 @@ func TestDismissedCandidateIsForgotten(t *testing.T) {
 		defer s.mu.Unlock()
 		return len(s.generations) == 1 && s.slots[2] == nil
 	})
+}
+
+// Where the first generation does not serve, leftovers are left once more. What
+// was adopted is ended, and whoever waits for that has to hear of it.
+func TestAdoptedIsNotAbandoned(t *testing.T) {
+	g := left(t, 1, Serving)
+	s := adopting(t, g)
+	s.adopt()
+	close(s.abandon)
+	time.Sleep(200 * time.Millisecond) // whoever looks at it now and then has looked
+	s.mu.Lock()
+	s.stopping = true
+	s.mu.Unlock()
+	g.kill()
+	select {
+	case <-g.exited:
+	case <-time.After(10 * time.Second):
+		t.Fatal("its end is seen by nobody")
+	}
 }

@@ -133,8 +133,8 @@ func (g *generation) kill() {
 	}
 }
 
-// wait blocks until the process has ended, and says how. It leaves a process
-// that an earlier supervisor started when abandon is closed.
+// wait blocks until the process has ended, and says how. It leaves a leftover
+// when abandon is closed.
 func (g *generation) wait(abandon <-chan struct{}) (exit string, ended bool) {
 	for g.leftover() || g.adopted {
 		// Not our child: its end shows on the pidfd, its status to nobody.
@@ -143,7 +143,10 @@ func (g *generation) wait(abandon <-chan struct{}) (exit string, ended bool) {
 		}
 		select {
 		case <-abandon:
-			return "", false
+			if g.leftover() {
+				return "", false
+			}
+			// One that was adopted is ended with our own, and its end waited for.
 		default:
 		}
 	}
