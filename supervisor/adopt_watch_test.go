@@ -90,3 +90,16 @@ func TestAdoptedIsNotAbandoned(t *testing.T) {
 		t.Fatal("its end is seen by nobody")
 	}
 }
+
+// A generation that drains may have listeners that the file has no more.
+func TestListenerThatIsNoMore(t *testing.T) {
+	s := &steering{byName: map[string]*listener{}}
+	old := map[string][]socket{"old": {{fd: -1}}}
+	if in, all, err := s.inSlot(1, old); in != 0 || all != 1 || err != nil {
+		t.Errorf("%d of %d sockets are in their places, %v", in, all, err)
+	}
+	c := &config.Config{Listeners: []config.Listener{{Name: "old", Protocol: config.HTTP}}}
+	if err := s.fill(1, c, old); err == nil {
+		t.Error("filled a listener that is none")
+	}
+}

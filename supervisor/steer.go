@@ -197,7 +197,11 @@ func (s *steering) fill(slot uint8, c *config.Config, sockets map[string][]socke
 		for _, sock := range sockets[conf.Name] {
 			fds = append(fds, sock.fd)
 		}
-		if err := s.listener(conf.Name).group.Fill(slot, choiceOf(conf), fds); err != nil {
+		l := s.listener(conf.Name)
+		if l == nil {
+			return fmt.Errorf("there is no listener %s any more", conf.Name)
+		}
+		if err := l.group.Fill(slot, choiceOf(conf), fds); err != nil {
 			return err
 		}
 	}
@@ -214,7 +218,12 @@ func (s *steering) shift(to reuseport.Shift) { s.node.SetShift(reuseport.All, to
 // its generation has shut down is not.
 func (s *steering) inSlot(slot uint8, sockets map[string][]socket) (in, all int, err error) {
 	for name, workers := range sockets {
-		cookies, err := s.listener(name).group.Cookies(slot)
+		l := s.listener(name)
+		if l == nil { // of a generation that was adopted, and not of the file as it is now
+			all += len(workers)
+			continue
+		}
+		cookies, err := l.group.Cookies(slot)
 		if err != nil {
 			return 0, 0, err
 		}
