@@ -68,6 +68,9 @@ func (s *Supervisor) goOnWith() {
 		}
 		c := *s.config
 		c.Listeners = g.recipe.config.Listeners
+		if s.config.Steering != config.SteeringBPF {
+			c.Proxy.Nonblocking = g.recipe.config.Proxy.Nonblocking // of sockets that may be shared
+		}
 		s.config = &c
 	}
 }

@@ -37,7 +37,7 @@ func chooseSteering(want config.Steering) (mode config.Steering, why string, err
 // openSteerer opens the mode that was chosen.
 func (s *Supervisor) openSteerer(mode config.Steering, attach bool) error {
 	if mode == config.SteeringTakeover {
-		shared, err := openTakeover(s.config, s.generations, s.log)
+		shared, err := openTakeover(s.config, s.generations, s.unclaimed, s.log)
 		if err != nil {
 			return err
 		}

@@ -47,15 +47,18 @@ type sharedSocket struct {
 }
 
 // openTakeover makes the sockets, or takes those that a generation of an earlier
-// supervisor still serves. Where that cannot be, both listen side by side until
+// supervisor serves or has left with the keeper. Where that cannot be, both listen side by side until
 // the earlier one has been drained, and log says so.
-func openTakeover(c *config.Config, left []*generation, log *slog.Logger) (_ *takeover, err error) {
+func openTakeover(c *config.Config, left []*generation, unclaimed map[string]int, log *slog.Logger) (_ *takeover, err error) {
 	if err := withoutDatagrams(c, config.SteeringTakeover); err != nil {
 		return nil, err
 	}
 	t := &takeover{nonblocking: c.Proxy.Nonblocking}
 	for _, conf := range c.Listeners {
-		s, err := adopt(conf, t.nonblocking, left)
+		s, err := inherit(conf, t.nonblocking, left, unclaimed)
+		if err != nil {
+			s, err = adopt(conf, t.nonblocking, left)
+		}
 		if err != nil {
 			if !errors.Is(err, errNoneLeft) {
 				log.Warn("what an earlier supervisor left keeps its own queue until it is drained", "listener", conf.Name, "reason", err)

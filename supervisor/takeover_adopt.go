@@ -3,14 +3,75 @@ package supervisor
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/supervisor/ports"
 )
+
+// inherit duplicates a listener's socket of which this supervisor has a descriptor
+// from the keeper: of a generation that was adopted, or else of one that has ended,
+// in whose queue clients may wait. It asks nothing of the generation's process, whose
+// descriptors only root can be sure to get. errNoneLeft says that there is none.
+func inherit(conf config.Listener, nonblocking bool, adopted []*generation, unclaimed map[string]int) (socket, error) {
+	var fds []int
+	for _, g := range adopted {
+		for _, sock := range g.sockets[conf.Name] {
+			if g.state == Serving {
+				fds = slices.Insert(fds, 0, sock.fd)
+			} else {
+				fds = append(fds, sock.fd)
+			}
+		}
+	}
+	for name, fd := range unclaimed {
+		if strings.HasSuffix(name, "/socket/"+conf.Name+"/0") {
+			fds = append(fds, fd)
+		}
+	}
+	for _, fd := range fds {
+		if !isAt(fd, conf) {
+			continue
+		}
+		own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return socket{}, err
+		}
+		s := socket{fd: own}
+		if s.cookie, err = unix.GetsockoptUint64(own, unix.SOL_SOCKET, unix.SO_COOKIE); err == nil {
+			err = s.mustBe(s.cookie, nonblocking)
+		}
+		if err == nil {
+			return s, nil
+		}
+		s.close()
+	}
+	return socket{}, errNoneLeft
+}
+
+// isAt reports whether a socket is bound to the listener's address.
+func isAt(fd int, conf config.Listener) bool {
+	at, err := unix.Getsockname(fd)
+	if err != nil {
+		return false
+	}
+	want := conf.AddrPort()
+	switch at := at.(type) {
+	case *unix.SockaddrInet4:
+		return want.Addr().Unmap() == netip.AddrFrom4(at.Addr) && want.Port() == uint16(at.Port)
+	case *unix.SockaddrInet6:
+		only, err := unix.GetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY)
+		return err == nil && (only == 0) == conf.DualStack &&
+			want.Addr().WithZone("") == netip.AddrFrom16(at.Addr) && want.Port() == uint16(at.Port)
+	}
+	return false
+}
 
 // adopt takes a listener's socket from a generation that an earlier supervisor
 // has left, so that the queue it serves is the one that the next generation

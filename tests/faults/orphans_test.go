@@ -28,7 +28,7 @@ func reapOrphans(t *testing.T) {
 // The only generation dies while there is no supervisor. Who connects then waits
 // at a socket that the keeper alone has, and is answered when somebody serves.
 func TestSupervisorAndGenerationKilled(t *testing.T) {
-	for _, mode := range []string{"bpf"} {
+	for _, mode := range []string{"bpf", "takeover"} {
 		t.Run(mode, func(t *testing.T) {
 			n := node.Start(t, demo.Place{}, demo.Settings{Steering: mode})
 			reapOrphans(t)
