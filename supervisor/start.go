@@ -103,7 +103,7 @@ func (s *Supervisor) fork(what *recipe) (_ *generation, err error) {
 		return nil, err
 	}
 	defer func() {
-		if err != nil {
+		if err != nil && g.process == nil { // else its end is watched, which gives everything back
 			s.steering.empty(g.slot)
 			g.closeSockets()
 			s.accounts.forget(g)
