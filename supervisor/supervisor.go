@@ -331,7 +331,7 @@ func (s *Supervisor) close() {
 // the next supervisor adopts what runs. The error says that a release is under way.
 func (s *Supervisor) Leave() error {
 	s.mu.Lock()
-	if s.running != nil || s.stopping {
+	if s.running != nil || s.waiting != nil || s.stopping {
 		s.mu.Unlock()
 		return errors.New("a release is under way, or this supervisor is stopping")
 	}
