@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -279,6 +280,7 @@ func (s *Supervisor) adopt() {
 			}
 		}
 	}
+	s.emptyDead()
 	s.readShift()
 	if r := s.state.Release; r != nil {
 		s.undoInterrupted(r)
@@ -295,6 +297,24 @@ func (s *Supervisor) adopt() {
 		}
 	}
 	s.note()
+}
+
+// emptyDead takes the slots of generations that ended while there was no supervisor
+// out of the tables, so that QUIC clients of theirs hear that their connections are
+// lost. Of a leftover the slot is not known. s.mu is held.
+func (s *Supervisor) emptyDead() {
+	if !s.steering.chooses() || slices.ContainsFunc(s.generations, (*generation).leftover) {
+		return
+	}
+	for slot, g := range s.slots {
+		if g != nil {
+			continue
+		}
+		s.steering.empty(uint8(slot))
+		if d := s.steering.datagramGroups(); d != nil {
+			d.dead(uint8(slot))
+		}
+	}
 }
 
 // readShift learns who serves. s.mu is held.
