@@ -61,7 +61,7 @@ func adopting(t *testing.T, found ...*generation) *Supervisor {
 // A candidate that is killed at the adoption is forgotten as any other that has
 // ended: its slot is free, and it does not count among those that live.
 func TestDismissedCandidateIsForgotten(t *testing.T) {
-	serves, candidate := left(t, 1, Serving), left(t, 2, Ready)
+	serves, candidate := left(t, 1, Serving, sleeper()), left(t, 2, Ready, sleeper())
 	s := adopting(t, serves, candidate)
 	s.state.Release = &stateRelease{ID: 7, Candidate: 2, Previous: 1}
 	s.adopt()
@@ -75,7 +75,7 @@ func TestDismissedCandidateIsForgotten(t *testing.T) {
 // Where the first generation does not serve, leftovers are left once more. What
 // was adopted is ended, and whoever waits for that has to hear of it.
 func TestAdoptedIsNotAbandoned(t *testing.T) {
-	g := left(t, 1, Serving)
+	g := left(t, 1, Serving, sleeper())
 	s := adopting(t, g)
 	s.adopt()
 	close(s.abandon)
