@@ -299,3 +299,43 @@ func TestMetricsAreListed(t *testing.T) {
 		}
 	}
 }
+
+var (
+	attributeName = regexp.MustCompile(`"(baton\.[a-z_.]+)"`)
+	inPlace       = regexp.MustCompile(`(?:attribute\.\w+|AddEvent|TextValue|IntValue)\("baton\.[a-z_.]+"`)
+)
+
+// The table of tracing.md has every attribute and event that the code writes, and
+// no other; names are written in one file.
+func TestAttributesAreListed(t *testing.T) {
+	const source = "../supervisor/trace/attributes.go"
+	used := map[string]bool{}
+	for _, m := range attributeName.FindAllStringSubmatch(read(t, source), -1) {
+		used[m[1]] = false
+	}
+	if len(used) == 0 {
+		t.Fatal("no attribute found in attributes.go")
+	}
+	for _, m := range regexp.MustCompile("`(baton\\.[a-z_.]+)`").FindAllStringSubmatch(read(t, "tracing.md"), -1) {
+		if _, ok := used[m[1]]; !ok {
+			t.Errorf("tracing.md explains %s, which the code does not have", m[1])
+		}
+		used[m[1]] = true
+	}
+	for name, listed := range used {
+		if !listed {
+			t.Errorf("tracing.md does not explain %s", name)
+		}
+	}
+	err := filepath.WalkDir("../supervisor", func(path string, _ os.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, "_test.go") && path != source {
+			for _, m := range inPlace.FindAllString(read(t, path), -1) {
+				t.Errorf("%s writes %s: name it in attributes.go", path, m)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

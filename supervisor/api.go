@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/store"
+	"github.com/baton-mesh/baton/supervisor/trace"
 )
 
 // Request asks for a release.
@@ -104,6 +106,14 @@ type Status struct {
 	Slots       []SlotRuns         `json:"slots"`
 	Drained     Drained            `json:"drained"`
 	Guard       GuardStatus        `json:"guard"`
+	Spans       SpanStatus         `json:"spans"`
+}
+
+// SpanStatus is what became of spans since the supervisor started.
+type SpanStatus struct {
+	Export   trace.Counts       `json:"export"`
+	Store    store.Counts       `json:"store"`
+	Received trace.IntakeCounts `json:"received"`
 }
 
 // GuardStatus is what the guard on generations' sockets has refused.

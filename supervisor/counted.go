@@ -111,6 +111,7 @@ func (s *Supervisor) keepSpans(spans []RequestSpan) {
 		s.exemplars.all[key] = Exemplar{r.TraceID, r.Counted(), r.Began}
 	}
 	s.exemplars.mu.Unlock()
+	s.requestSpans(spans)
 	if s.opts.RequestSpans != nil {
 		s.opts.RequestSpans(spans)
 	}

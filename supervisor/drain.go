@@ -3,6 +3,8 @@ package supervisor
 import (
 	"syscall"
 	"time"
+
+	"github.com/baton-mesh/baton/supervisor/trace"
 )
 
 const (
@@ -48,15 +50,20 @@ func (s *Supervisor) stop(g *generation, timeout time.Duration) {
 		g.state = Draining
 	}
 	s.mu.Unlock()
+	traced := s.traceEnding(g)
 	if timeout > 0 {
-		s.drain(g, timeout)
+		traced.begin("drain", trace.DrainTimeout.Int64(timeout.Milliseconds()))
+		s.drain(g, timeout, traced)
+		traced.end("drain")
 	}
+	traced.begin("reap")
 	s.reap(g)
+	traced.end("reap")
 }
 
 // drain lets a generation finish the flows it has. It is told to stop only when
 // nothing waits for it in the kernel any more.
-func (s *Supervisor) drain(g *generation, timeout time.Duration) {
+func (s *Supervisor) drain(g *generation, timeout time.Duration, traced *tracedEnd) {
 	s.mu.Lock()
 	ending := g.beginEnding(timeout)
 	told := g.told
@@ -66,6 +73,7 @@ func (s *Supervisor) drain(g *generation, timeout time.Duration) {
 
 	if !g.leftover() && !told && s.steered(g) {
 		s.emptyQueues(g, ending.end.C)
+		traced.note(trace.EventQueueEmpty)
 	}
 	// Ours first: when the generation closes its own, the last copy is gone and
 	// the kernel hands on what is left.
@@ -92,6 +100,7 @@ func (s *Supervisor) drain(g *generation, timeout time.Duration) {
 	if !told && g.process.Signal(syscall.SIGTERM) != nil {
 		return // it has ended
 	}
+	traced.note(trace.EventToldToStop)
 
 	squeezed, hurried := g.squeezed, s.hurried
 	for {
@@ -108,8 +117,10 @@ func (s *Supervisor) drain(g *generation, timeout time.Duration) {
 			ending.over(g, min(ending.goodbye, time.Until(g.deadline)))
 			s.mu.Unlock()
 		case <-ending.lastCall.C:
+			traced.note(trace.EventLastCall)
 			g.process.Signal(syscall.SIGTERM)
 		case <-ending.end.C:
+			traced.note(trace.EventDeadline)
 			s.log.Warn("the drain's deadline is over: killing what is left", "generation", g.id)
 			return
 		}

@@ -10,12 +10,14 @@ import (
 	"syscall"
 	"time"
 
+	oteltrace "go.opentelemetry.io/otel/trace"
 	"golang.org/x/sys/unix"
 
 	"github.com/baton-mesh/baton/bpf/flows"
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/supervisor/cgroup"
 	"github.com/baton-mesh/baton/supervisor/spawn"
+	"github.com/baton-mesh/baton/supervisor/trace"
 )
 
 // State is where a generation stands.
@@ -59,6 +61,7 @@ type generation struct {
 	process   *spawn.Process
 	startTime uint64 // of the process, in clock ticks since boot (proc_pid_stat(5))
 	started   time.Time
+	intake    *trace.Intake // nil for ours, which have their ledger
 	cgroup    *cgroup.Group // nil where there is no cgroup2
 	book      *book         // nil: it keeps no ledger
 
@@ -94,8 +97,10 @@ type generation struct {
 	halfOpenLeft int
 	ending       *ending // from when it drains on
 	deadline     time.Time
-	stopping     bool // on its way out: its end is no crash
-	told         bool // to stop, by SIGTERM
+	stopping     bool                  // on its way out: its end is no crash
+	told         bool                  // to stop, by SIGTERM
+	endsIn       oteltrace.SpanContext // the release whose trace has its end
+	endTraced    bool                  // somebody records it
 	exit         string
 }
 

@@ -127,6 +127,10 @@ func generationMain(how string) {
 		case "/for-ever":
 			select {}
 		}
+		if r.URL.Path == "/export" {
+			fmt.Fprint(w, exportSpan(r.URL.Query().Get("trace")))
+			return
+		}
 		if name, ok := strings.CutPrefix(r.URL.Path, "/try/"); ok {
 			tryEscape(name, listeners, r.URL.Query())
 		}

@@ -11,6 +11,7 @@ func (s *Supervisor) hold(r *release) {
 	defer s.mu.Unlock()
 	s.ofRecord(r)
 	if old := s.reserve; old != nil && old.alive() && !old.stopping {
+		old.traceEnd(r)
 		s.retire(old, r.candidate.recipe.config.Release.DrainTimeout) // one is enough
 	}
 	s.reserve = r.previous

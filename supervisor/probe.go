@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel"
-	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
 	"golang.org/x/sync/errgroup"
@@ -23,6 +22,7 @@ import (
 
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/trace"
 )
 
 const (
@@ -130,7 +130,7 @@ func (s *Supervisor) probeOnce(ctx context.Context, by *steering, g *generation,
 	defer cancel()
 	ctx, span := s.tracer.Start(ctx, "probe connection")
 	defer span.End()
-	span.SetAttributes(attribute.String("baton.listener", l.Name))
+	span.SetAttributes(trace.Listener.String(l.Name))
 	defer func() {
 		if err != nil {
 			span.SetStatus(codes.Error, err.Error())

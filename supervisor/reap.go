@@ -147,6 +147,7 @@ func (s *Supervisor) remove(g *generation) {
 	if g.text > 0 {
 		unix.Close(g.text)
 	}
+	g.intake.Close()
 	if g.recipe != nil {
 		g.recipe.binary.Close()
 	}

@@ -7,9 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
-	"go.opentelemetry.io/otel/trace"
+	oteltrace "go.opentelemetry.io/otel/trace"
 
 	"github.com/baton-mesh/baton/proxy/config"
 )
@@ -50,9 +48,13 @@ type release struct {
 	fallback  *recipe     // what previous runs, with a handle that outlives it
 	watch     *watch      // from the shift on; nil: it is not watched
 	held      string      // why the verdict is inconclusive, if both generations are to stay
+	judged    bool        // the findings are in the trace
+	root      oteltrace.Span
+	span      oteltrace.Span // of the stage that runs, else root; written with Supervisor.mu held
 
 	// Guarded by Supervisor.mu.
 	stage   string
+	ended   time.Time     // zero while it runs
 	shifted bool          // flows have been given to the candidate
 	whole   bool          // all of them: the ramp is over
 	resumed chan struct{} // paused until it is closed; nil: it is not
@@ -143,10 +145,8 @@ func (s *Supervisor) nudge() {
 func (s *Supervisor) finish(r *release, o Outcome, reason string) {
 	r.result.Outcome, r.result.ExitCode, r.result.Reason = o, o.ExitCode(), reason
 	s.outcomes[o]++
-	s.history = append(s.history, r.result)
-	if len(s.history) > keptResults {
-		s.history = slices.Delete(s.history, 0, 1)
-	}
+	r.ended = time.Now()
+	s.remember(r.result)
 	if r.recipe != nil && r.candidate == nil {
 		r.recipe.binary.Close() // no generation owns it
 	}
@@ -246,11 +246,7 @@ func backOff(crashes int) time.Duration {
 func (s *Supervisor) run(ctx context.Context, r *release) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	ctx, span := s.tracer.Start(ctx, "release", trace.WithNewRoot(), trace.WithTimestamp(r.queued), trace.WithAttributes(
-		attribute.Int64("baton.release.id", int64(r.result.ID)), attribute.String("baton.release.cause", r.cause)))
-	if id := span.SpanContext().TraceID(); id.IsValid() {
-		r.result.TraceID = id.String()
-	}
+	ctx, span := s.startTrace(ctx, r)
 	s.mu.Lock()
 	r.abort = cancel
 	s.mu.Unlock()
@@ -286,14 +282,7 @@ func (s *Supervisor) run(ctx context.Context, r *release) {
 	default:
 		s.passed(r)
 	}
-	span.SetAttributes(attribute.String("baton.release.outcome", string(outcome)),
-		attribute.Int64("baton.generation", int64(r.result.Generation)))
-	if v := r.result.Verdict; v != nil {
-		span.SetAttributes(attribute.String("baton.verdict", string(v.Judgement)))
-	}
-	if outcome != Passed {
-		span.SetStatus(codes.Error, reason)
-	}
+	s.endTrace(r, outcome, reason)
 	span.End() // before anybody hears of the end
 
 	s.mu.Lock()
@@ -316,9 +305,8 @@ func (s *Supervisor) runStage(ctx context.Context, r *release, name string, do f
 	s.mu.Lock()
 	r.stage = name
 	s.mu.Unlock()
-	ctx, span := s.tracer.Start(ctx, name)
-	defer span.End()
-	begin := time.Now()
+	ctx, span := s.startSpan(ctx, r, name)
+	begin, evidence := time.Now(), len(r.result.Evidence)
 	err := context.Cause(ctx)
 	if err == nil {
 		err = do(s, ctx, r)
@@ -326,9 +314,10 @@ func (s *Supervisor) runStage(ctx context.Context, r *release, name string, do f
 	result := StageResult{Name: name, Milliseconds: float64(time.Since(begin).Microseconds()) / 1000}
 	if err != nil {
 		result.Error = err.Error()
-		span.SetStatus(codes.Error, result.Error)
 	}
+	s.endSpan(r, span, name, evidence, err)
 	r.result.Stages = append(r.result.Stages, result)
+	s.record(r.result)
 	return err
 }
 
@@ -354,6 +343,7 @@ func (s *Supervisor) passed(r *release) {
 	s.ofRecord(r)
 	for _, g := range s.generations {
 		if (g == r.previous || g == s.reserve || g.leftover() || g.unfit.Load()) && !g.stopping {
+			g.traceEnd(r)
 			s.retire(g, r.candidate.recipe.config.Release.DrainTimeout)
 		}
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/baton-mesh/baton/supervisor/trace"
 )
 
 // shiftOver moves new flows to the candidate: by the steps of the ramp, each
@@ -114,6 +116,11 @@ func (s *Supervisor) giveNow(r *release, share float64, salt uint32) (resumed ch
 	}
 	s.applyShift()
 	s.note()
+	if share >= 1 || old == nil {
+		r.event(trace.EventShifted)
+	} else {
+		r.event(trace.EventRampStep, trace.RampShare.Float64(share))
+	}
 	return nil, nil
 }
 
@@ -147,6 +154,7 @@ func (s *Supervisor) shiftBack(_ context.Context, r *release) error {
 	}
 	s.shift = shiftInForce{current: old, salt: newSalt()}
 	s.applyShift()
+	r.event(trace.EventShiftBack)
 	return nil
 }
 

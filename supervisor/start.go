@@ -15,6 +15,7 @@ import (
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/proxy/contract"
 	"github.com/baton-mesh/baton/supervisor/spawn"
+	"github.com/baton-mesh/baton/supervisor/trace"
 )
 
 // start makes the candidate: its own sockets in a free slot, forked with them,
@@ -49,6 +50,7 @@ func (s *Supervisor) start(ctx context.Context, r *release) error {
 	for {
 		select {
 		case <-g.ready:
+			r.event(trace.EventReady)
 			return s.setState(g, Ready)
 		case <-g.exited:
 			return fmt.Errorf("generation %d ended before it was ready: %s", g.id, s.exitOf(g))
@@ -118,6 +120,7 @@ func (s *Supervisor) fork(what *recipe) (_ *generation, err error) {
 				unix.Close(g.text)
 			}
 			g.book.close()
+			g.intake.Close()
 		}
 	}()
 	if g.datagrams, err = s.bindDatagrams(what.config); err != nil {
@@ -136,6 +139,7 @@ func (s *Supervisor) fork(what *recipe) (_ *generation, err error) {
 	if err := s.openBook(g); err != nil {
 		s.log.Error("the generation will keep no ledger", "generation", g.id, "error", err)
 	}
+	s.openIntake(g)
 	g.dropped = func() { s.keeper.drop(keptOf(g.id, "socket/")) }
 	if g.text, err = configFD(what.config); err != nil {
 		return nil, err
@@ -156,9 +160,9 @@ func (s *Supervisor) fork(what *recipe) (_ *generation, err error) {
 	return g, nil
 }
 
-// record puts a generation's process on disk before it is executed: one without a
-// record would be nobody's, should this supervisor die.
-func (s *Supervisor) record(g *generation, p *spawn.Process) error {
+// enter puts a generation's process on disk before it is executed: one without a
+// enter would be nobody's, should this supervisor die.
+func (s *Supervisor) enter(g *generation, p *spawn.Process) error {
 	g.process = p
 	g.startTime, _ = startTimeOf(p.PID)
 	s.mu.Lock()
@@ -215,7 +219,11 @@ func (s *Supervisor) spawn(g *generation) (*spawn.Process, error) {
 			names = append(names, l.Name+contract.UDPSuffix)
 		}
 	}
-	env := append(inheritedEnv(),
+	env := inheritedEnv()
+	if g.intake != nil {
+		env = exportEnv(env, g.intake.Endpoint())
+	}
+	env = append(env,
 		contract.EnvListenFDs+"="+strconv.Itoa(len(files)),
 		contract.EnvListenFDNames+"="+strings.Join(names, ":"),
 		contract.EnvNotifySocket+"="+s.notify.Path(),
@@ -236,7 +244,7 @@ func (s *Supervisor) spawn(g *generation) (*spawn.Process, error) {
 		}
 	}
 	o := spawn.Options{Binary: g.recipe.binary, Args: c.Proxy.Command[1:], Env: env, Account: g.recipe.account, Files: files,
-		Record: func(p *spawn.Process) error { return s.record(g, p) }}
+		Record: func(p *spawn.Process) error { return s.enter(g, p) }}
 	if g.cgroup != nil {
 		o.Cgroup = g.cgroup.Dir
 	}
@@ -258,14 +266,6 @@ func inheritedEnv() []string {
 		}
 	}
 	return env
-}
-
-func resourceAttributes(node string, generation uint64) string {
-	own := fmt.Sprintf("service.instance.id=%s-%d,baton.generation=%d", node, generation, generation)
-	if given := os.Getenv("OTEL_RESOURCE_ATTRIBUTES"); given != "" {
-		return given + "," + own
-	}
-	return own
 }
 
 // heard takes what a generation said.
@@ -303,6 +303,7 @@ func (s *Supervisor) dismiss(_ context.Context, r *release) error {
 	s.mu.Lock()
 	drain := (r.shifted || !s.steering.chooses()) && g.alive()
 	if drain {
+		g.traceEnd(r)
 		s.retire(g, g.recipe.config.Release.DrainTimeout)
 	}
 	s.mu.Unlock()

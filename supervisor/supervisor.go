@@ -14,8 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.opentelemetry.io/otel/trace"
-	"go.opentelemetry.io/otel/trace/noop"
+	oteltrace "go.opentelemetry.io/otel/trace"
 	"golang.org/x/sys/unix"
 
 	"github.com/baton-mesh/baton/bpf/guard"
@@ -24,6 +23,8 @@ import (
 	"github.com/baton-mesh/baton/proxy/keys"
 	"github.com/baton-mesh/baton/supervisor/cgroup"
 	"github.com/baton-mesh/baton/supervisor/notify"
+	"github.com/baton-mesh/baton/supervisor/store"
+	"github.com/baton-mesh/baton/supervisor/trace"
 )
 
 // Options say what a supervisor runs. Only Config is needed.
@@ -35,14 +36,12 @@ type Options struct {
 	ConfigPath string
 	// Log defaults to one that discards.
 	Log *slog.Logger
-	// Tracer gets one trace a release. Defaults to one that records nothing.
-	Tracer trace.Tracer
-	// Version is shown in the status.
-	Version string
 	// RequestSpans, if set, gets the spans of requests that generations have kept,
 	// at most those of one reading at once. It must not block: who cannot take a
 	// span counts it and lets it go. Called by several goroutines.
 	RequestSpans func([]RequestSpan)
+	// Version is shown in the status.
+	Version string
 	// Unsteered leaves new flows to the kernel's hash over all generations that
 	// listen: what Baton would be without its programs. For comparison only.
 	Unsteered bool
@@ -55,7 +54,10 @@ type Supervisor struct {
 	opts     Options
 	config   *config.Config
 	log      *slog.Logger
-	tracer   trace.Tracer
+	tracer   oteltrace.Tracer
+	traces   *trace.Pipeline // what tracer's spans go through
+	intakes  trace.Intakes
+	store    *store.Store // nil where nothing can be kept
 	lock     *os.File
 	file     stateFile
 	notify   *notify.Socket
@@ -75,6 +77,9 @@ type Supervisor struct {
 	keeper    *warden
 	unclaimed map[string]int // what the keeper of an earlier supervisor had and nobody has taken
 	work      sync.WaitGroup
+
+	watched   sync.WaitGroup     // who stores the spans that have not ended
+	stopWatch context.CancelFunc // ends it; nil: nobody does
 
 	// births is held while a process runs that is not among generations yet:
 	// it may already say READY=1.
@@ -100,6 +105,10 @@ type Supervisor struct {
 	kept        *recipe       // what the generation before the current one ran
 	keptText    int           // memfd of its configuration, with the keeper; 0: none
 	history     []Result
+	resumed     map[uint64]oteltrace.Span          // drains that an earlier supervisor began, by generation
+	cutOff      map[uint64]oteltrace.SpanContext   // roots of releases that a supervisor's death ended, by release
+	traced      *release                           // the last that began
+	examples    map[uint64][]oteltrace.SpanContext // of notable requests, by generation
 	outcomes    map[Outcome]uint64
 	counted     Counted // by generations that have ended
 	drained     Drained
@@ -113,15 +122,12 @@ type shiftInForce struct {
 	salt           uint32
 }
 
-// keptResults bounds the history of releases in memory.
-const keptResults = 256
-
 // New takes the runtime directory, makes the listeners' groups and sinks, and
 // finds what an earlier supervisor has left running. From here on clients can
 // connect; they wait for the first generation.
 func New(o Options) (_ *Supervisor, err error) {
 	s := &Supervisor{
-		opts: o, config: o.Config, log: o.Log, tracer: o.Tracer,
+		opts: o, config: o.Config, log: o.Log,
 		outcomes: map[Outcome]uint64{}, counted: newCounted(),
 		certs:   make(chan struct{}, 1),
 		hurried: make(chan struct{}),
@@ -130,9 +136,6 @@ func New(o Options) (_ *Supervisor, err error) {
 	s.patience.Store(int64(probeTimeout))
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
-	}
-	if s.tracer == nil {
-		s.tracer = noop.NewTracerProvider().Tracer("")
 	}
 	defer func() {
 		if err != nil {
@@ -164,6 +167,9 @@ func New(o Options) (_ *Supervisor, err error) {
 	s.keeper, s.unclaimed = openKeeper(dir, s.keeperLost)
 	s.findLeft(s.unclaimed)
 	s.goOnWith()
+	if err := s.openHistory(); err != nil {
+		return nil, err
+	}
 	if err := s.refuseStrangers(); err != nil {
 		return nil, err
 	}
@@ -282,6 +288,7 @@ func (s *Supervisor) abandonLeftovers() {
 
 // close gives back what New took.
 func (s *Supervisor) close() {
+	s.closeHistory()
 	for _, r := range []*recipe{s.kept, s.crash} {
 		if r != nil {
 			r.binary.Close()
@@ -336,7 +343,8 @@ func (s *Supervisor) Leave() error {
 		return errors.New("a release is under way, or this supervisor is stopping")
 	}
 	s.note()
-	return nil // with s.mu held: whatever comes now waits for the end
+	s.closeHistory() // spans that have not ended are the next one's
+	return nil       // with s.mu held: whatever comes now waits for the end
 }
 
 // hear takes what generations say.
@@ -431,6 +439,7 @@ func (s *Supervisor) Status() Status {
 		State: "waiting", Version: s.opts.Version, PID: os.Getpid(),
 		Node: s.config.Node.Name, ServerID: s.config.Node.ServerID, Steering: string(s.steering.mode()), Because: s.why,
 		Generations: []GenerationStatus{}, Drained: s.drained, Guard: s.guardStatus(),
+		Spans: SpanStatus{s.traces.Counts(), s.store.Counts(), s.intakes.Counts()},
 	}
 	if s.opts.Unsteered {
 		st.Steering = "none"
@@ -440,7 +449,7 @@ func (s *Supervisor) Status() Status {
 		st.State = "stopping"
 	case s.shift.current != nil:
 		st.State = "serving"
-	case len(s.history) == 0:
+	case len(s.outcomes) == 0:
 		st.State = "starting"
 	}
 	if g := s.shift.current; g != nil {
@@ -457,7 +466,8 @@ func (s *Supervisor) Status() Status {
 		st.Waiting = s.waiting.result.ID
 	}
 	if n := len(s.history); n > 0 {
-		st.Last = &s.history[n-1]
+		last := s.history[n-1]
+		st.Last = &last
 	}
 	s.steering.describe(&st, s.slotsUsed)
 	s.describeFlows(&st)

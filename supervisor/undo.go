@@ -39,15 +39,19 @@ func (s *Supervisor) undoInterrupted(r *stateRelease) {
 	if back {
 		previous.state = Serving
 	}
+	if known := s.historyOf(r.ID); known != nil {
+		result.TraceID, result.Stages, result.Evidence = known.TraceID, known.Stages, known.Evidence
+	}
 	result.Reason, result.ExitCode = "the supervisor ended in the middle of it", result.Outcome.ExitCode()
 	s.log.Warn("a release was interrupted", "release", r.ID, "outcome", result.Outcome, "generation", r.Candidate, "previous", r.Previous)
 	s.outcomes[result.Outcome]++
-	s.history = append(s.history, result)
+	s.remember(result)
 	switch {
 	case candidate == nil || result.Outcome == Inconclusive || candidate.state == Draining:
 	case fresh:
 		s.dismissLeft(candidate)
 	default:
+		candidate.endsIn = s.cutOff[r.ID]
 		candidate.state, candidate.deadline = Draining, time.Now().Add(candidate.recipe.config.Release.DrainTimeout)
 	}
 }

@@ -35,6 +35,8 @@ type Config struct {
 	Release Release `mapstructure:"release" yaml:"release"`
 	// Steering says who chooses the generation of a new flow.
 	Steering Steering `mapstructure:"steering" yaml:"steering"`
+	// Traces is what is kept of releases and requests.
+	Traces Traces `mapstructure:"traces" yaml:"traces"`
 	// Shutdown is the end of the supervisor.
 	Shutdown Shutdown `mapstructure:"shutdown" yaml:"shutdown"`
 }
@@ -279,6 +281,20 @@ const (
 	SteeringBPF      Steering = "bpf"
 	SteeringTakeover Steering = "takeover"
 )
+
+// Traces is what is kept of releases and requests. The supervisor reads it when
+// it starts.
+type Traces struct {
+	// Dir holds the releases and the spans, for root alone. Empty means traces in
+	// runtime_dir, which on most hosts does not outlive a boot.
+	Dir string `mapstructure:"dir" yaml:"dir"`
+	// MaxReleases bounds the releases that are kept.
+	MaxReleases int `mapstructure:"max_releases" yaml:"max_releases" jsonschema:"minimum=1,maximum=100000"`
+	// MaxBytes bounds the files of spans together.
+	MaxBytes Size `mapstructure:"max_bytes" yaml:"max_bytes"`
+	// MaxAge is how long spans are kept.
+	MaxAge time.Duration `mapstructure:"max_age" yaml:"max_age"`
+}
 
 // Shutdown is the end of the supervisor.
 type Shutdown struct {

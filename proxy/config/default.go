@@ -33,6 +33,7 @@ func Default() *Config {
 			Verify:         Verify{Window: 2 * time.Second, MaxErrorRate: 0.2, MinFlows: 10},
 		},
 		Steering: SteeringAuto,
+		Traces:   Traces{MaxReleases: 1000, MaxBytes: 64 << 20, MaxAge: 30 * 24 * time.Hour},
 		Shutdown: Shutdown{Lead: 5 * time.Second},
 	}
 	c.Admin.Socket = adminSocket(c.RuntimeDir)

@@ -34,6 +34,9 @@ const (
 	maxSocketPath = 107
 	// What the supervisor may put below runtime_dir before a path is too long.
 	maxBelowRuntimeDir = 32
+
+	maxPath   = 4000
+	minTraces = Size(1 << 20)
 )
 
 // validator checks what a type cannot say. Where a value was refused before,
@@ -47,6 +50,7 @@ func (v validator) all() {
 	v.node()
 	v.proxy()
 	v.release()
+	v.traces()
 	choice(v, "steering", "steering", v.c.Steering, steerings, nil)
 	upstreams := v.upstreams()
 	listeners := v.listeners()
@@ -84,7 +88,7 @@ func (v validator) admin() {
 	}
 }
 
-// absolute checks the path of a Unix socket, or of what will hold one.
+// absolute checks a path: of a Unix socket, of what will hold one, or of a directory.
 func (v validator) absolute(path, file string, limit int) {
 	switch {
 	case !filepath.IsAbs(file):
@@ -130,6 +134,20 @@ func (v validator) release() {
 	}
 	if last := len(r.Ramp) - 1; r.Ramp[last] != 1 {
 		v.add(item(ramp, last), fmt.Sprintf("the ramp ends with %s", r.Ramp[last]), "end it with 100%")
+	}
+}
+
+func (v validator) traces() {
+	t := v.c.Traces
+	if t.Dir != "" {
+		v.absolute("traces.dir", t.Dir, maxPath)
+	}
+	v.bounds("traces.max_releases", t.MaxReleases, 1, 100_000)
+	if t.MaxBytes < minTraces {
+		v.add("traces.max_bytes", "is too little", "write at least 1MiB")
+	}
+	if t.MaxAge == 0 {
+		v.add("traces.max_age", "is 0", "write it as 720h")
 	}
 }
 

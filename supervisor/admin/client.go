@@ -44,6 +44,12 @@ func (c *Client) Releases(ctx context.Context) (all []supervisor.Result, err err
 	return all, err
 }
 
+// Trace asks for the spans of a release, as OTLP/JSON.
+func (c *Client) Trace(ctx context.Context, id uint64) (spans json.RawMessage, err error) {
+	err = c.do(ctx, http.MethodGet, fmt.Sprintf("/v1/releases/%d/trace", id), nil, &spans)
+	return spans, err
+}
+
 // Release asks for a release and waits for its end.
 func (c *Client) Release(ctx context.Context, req supervisor.Request) (res supervisor.Result, err error) {
 	err = c.do(ctx, http.MethodPost, "/v1/release", req, &res)

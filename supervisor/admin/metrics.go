@@ -26,6 +26,10 @@ var (
 	openFlowsDesc   = prometheus.NewDesc("baton_open_flows", "TCP connections established and not over, of each living generation.", []string{"generation"}, nil)
 	flowsDesc       = prometheus.NewDesc("baton_flows_total", "TCP connections by what became of them (fact), as the kernel saw it, by listener.", []string{"listener", "fact"}, nil)
 	generationDesc  = prometheus.NewDesc("baton_generation_flows_total", "TCP connections by what became of them (fact), as the kernel saw it, of each living generation.", []string{"generation", "fact"}, nil)
+	exportDesc      = prometheus.NewDesc("baton_spans_exported_total", "Spans on their way to the collector, by result: exported, failed (the collector did not take them), dropped (the queue was full).", []string{"result"}, nil)
+	storeDesc       = prometheus.NewDesc("baton_spans_stored_total", "Spans and releases on their way to the store, by result: kept, failed (the disk did not take them), dropped (the queue was full).", []string{"result"}, nil)
+	intakeDesc      = prometheus.NewDesc("baton_spans_received_total", "Spans that generations have sent, by result: kept, sampled_out, invalid.", []string{"result"}, nil)
+	refusalsDesc    = prometheus.NewDesc("baton_span_exports_refused_total", "Exports of generations that were too large, too many at once or not OTLP.", nil, nil)
 	runsDesc        = prometheus.NewDesc("baton_steering_runs_total", "How often the steering program chose, by listener and reason. A flow can take more than one run.", []string{"listener", "reason"}, nil)
 	slotRunsDesc    = prometheus.NewDesc("baton_steering_slot_runs_total", "How often the steering program chose, over all listeners, by slot (none: no slot) and reason.", []string{"slot", "reason"}, nil)
 )
@@ -34,7 +38,7 @@ func (collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range requestDescs {
 		ch <- d
 	}
-	for _, d := range []*prometheus.Desc{readyDesc, currentDesc, generationsDesc, releasesDesc, stageDesc, endedDesc, cutDesc, idleClosedDesc, halfOpenDesc, refusedDesc, undeclaredDesc, openFlowsDesc, flowsDesc, generationDesc, runsDesc, slotRunsDesc} {
+	for _, d := range []*prometheus.Desc{readyDesc, currentDesc, generationsDesc, releasesDesc, stageDesc, endedDesc, cutDesc, idleClosedDesc, halfOpenDesc, refusedDesc, exportDesc, storeDesc, intakeDesc, refusalsDesc, undeclaredDesc, openFlowsDesc, flowsDesc, generationDesc, runsDesc, slotRunsDesc} {
 		ch <- d
 	}
 }
@@ -94,6 +98,16 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 			counter(refusedDesc, float64(n), strconv.Itoa(refused.Slot), option)
 		}
 	}
+	for result, n := range map[string]uint64{"exported": st.Spans.Export.Exported, "failed": st.Spans.Export.Failed, "dropped": st.Spans.Export.Dropped} {
+		counter(exportDesc, float64(n), result)
+	}
+	for result, n := range map[string]uint64{"kept": st.Spans.Store.Kept, "failed": st.Spans.Store.Failed, "dropped": st.Spans.Store.Dropped} {
+		counter(storeDesc, float64(n), result)
+	}
+	for result, n := range map[string]uint64{"kept": st.Spans.Received.Kept, "sampled_out": st.Spans.Received.Sampled, "invalid": st.Spans.Received.Invalid} {
+		counter(intakeDesc, float64(n), result)
+	}
+	counter(refusalsDesc, float64(st.Spans.Received.Refused))
 	for _, l := range st.Listeners {
 		for reason, n := range l.Runs {
 			counter(runsDesc, float64(n), l.Name, reason)

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/baton-mesh/baton/supervisor"
+	"github.com/baton-mesh/baton/supervisor/trace"
 )
 
 // Server answers for one supervisor.
@@ -110,6 +111,7 @@ func (srv *Server) commands() *http.ServeMux {
 	mux.HandleFunc("GET /v1/releases", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, srv.supervisor.Results(), nil)
 	})
+	mux.HandleFunc("GET /v1/releases/{id}/trace", srv.trace)
 	mux.HandleFunc("POST /v1/release", func(w http.ResponseWriter, r *http.Request) {
 		var req supervisor.Request
 		d := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20))
@@ -160,4 +162,25 @@ func answer(w http.ResponseWriter, v any, err error) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	json.NewEncoder(w).Encode(v)
+}
+
+// trace answers with the spans of a release as OTLP/JSON.
+func (srv *Server) trace(w http.ResponseWriter, r *http.Request) {
+	id, err := strconv.ParseUint(r.PathValue("id"), 10, 64)
+	if err != nil {
+		http.Error(w, fmt.Sprintf("%q is no release's number", r.PathValue("id")), http.StatusBadRequest)
+		return
+	}
+	spans, err := srv.supervisor.Trace(id)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusNotFound)
+		return
+	}
+	text, err := trace.JSON(spans)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Write(text)
 }

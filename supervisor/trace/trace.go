@@ -1,10 +1,14 @@
-// Package trace sets OpenTelemetry up the way its specification says: by the
-// OTEL_ environment variables alone, and off when none asks for it.
+// Package trace carries the spans of a node: those of its releases, those that
+// generations send, and those made of the ledgers' records. All of them go the
+// same way, as OTLP: into the store, and by a bounded queue to the collector
+// that the OTEL_ environment variables name, if they name one. Whoever hands a
+// span over never waits; what finds no room is dropped and counted.
 package trace
 
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 
 	"go.opentelemetry.io/otel"
@@ -15,38 +19,69 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdk "go.opentelemetry.io/otel/sdk/trace"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
-	"go.opentelemetry.io/otel/trace/noop"
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 )
 
-// Tracer returns the tracer of this process and what flushes and ends it. Spans
-// are exported by OTLP when OTEL_EXPORTER_OTLP_ENDPOINT (or its _TRACES_ form) is
-// set, or OTEL_TRACES_EXPORTER is otlp; OTEL_EXPORTER_OTLP_PROTOCOL chooses
-// http/protobuf, the default, or grpc.
-func Tracer(ctx context.Context, version, node string) (trace.Tracer, func(context.Context) error, error) {
-	otel.SetTextMapPropagator(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}))
-	exporter, err := newExporter(ctx)
-	if err != nil {
-		return nil, nil, fmt.Errorf("OpenTelemetry exporter: %w", err)
-	}
-	if exporter == nil {
-		return noop.NewTracerProvider().Tracer("baton"), func(context.Context) error { return nil }, nil
-	}
-	res, err := resource.New(ctx, resource.WithAttributes(
-		attribute.String("service.name", "baton"),
-		attribute.String("service.version", version),
-		attribute.String("service.instance.id", node),
-	), resource.WithFromEnv(), resource.WithHost(), resource.WithTelemetrySDK())
-	if err != nil {
-		return nil, nil, fmt.Errorf("OpenTelemetry resource: %w", err)
-	}
-	provider := sdk.NewTracerProvider(sdk.WithBatcher(exporter), sdk.WithResource(res))
-	return provider.Tracer("baton"), provider.Shutdown, nil
+// Scope is the instrumentation scope of the spans that Baton makes.
+const Scope = "baton"
+
+// Options say who exports. The zero value is good for a test.
+type Options struct {
+	// Version and Node become service.version and service.instance.id.
+	Version, Node string
+	// Log hears of exports that fail. Defaults to one that discards.
+	Log *slog.Logger
 }
 
-// newExporter returns nil where no variable asks for one.
-func newExporter(ctx context.Context) (*otlptrace.Exporter, error) {
-	if os.Getenv("OTEL_SDK_DISABLED") == "true" {
+// Open makes a pipeline. It exports by OTLP when OTEL_EXPORTER_OTLP_ENDPOINT (or
+// its _TRACES_ form) is set, or OTEL_TRACES_EXPORTER is otlp;
+// OTEL_EXPORTER_OTLP_PROTOCOL chooses http/protobuf, the default, or grpc. The
+// collector need not be there.
+func Open(ctx context.Context, o Options) (*Pipeline, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	otel.SetTextMapPropagator(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}))
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { o.Log.Debug("OpenTelemetry", "error", err) }))
+	res, err := resource.New(ctx, resource.WithSchemaURL(semconv.SchemaURL), resource.WithAttributes(
+		attribute.String("service.name", "baton"),
+		attribute.String("service.version", o.Version),
+		attribute.String("service.instance.id", o.Node),
+	), resource.WithFromEnv(), resource.WithHost(), resource.WithTelemetrySDK())
+	if err != nil {
+		return nil, fmt.Errorf("OpenTelemetry resource: %w", err)
+	}
+	client, err := newClient()
+	if err == nil && client != nil {
+		err = client.Start(ctx)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("OpenTelemetry exporter: %w", err)
+	}
+	p := &Pipeline{
+		log: o.Log, client: client,
+		wake: make(chan struct{}, 1), closing: make(chan struct{}), ended: make(chan struct{}),
+		live: map[trace.SpanID]sdk.ReadWriteSpan{}, liveChanged: make(chan struct{}, 1),
+	}
+	p.into = otlptrace.NewUnstarted(intoPipeline{p})
+	p.provider = sdk.NewTracerProvider(sdk.WithSpanProcessor(processor{p}), sdk.WithResource(res),
+		sdk.WithSampler(sdk.AlwaysSample()), sdk.WithIDGenerator(ids{}))
+	var working context.Context
+	working, p.abort = context.WithCancel(context.WithoutCancel(ctx))
+	go p.export(working)
+	return p, nil
+}
+
+// Tracer makes spans that go through the pipeline.
+func (p *Pipeline) Tracer() trace.Tracer {
+	return p.provider.Tracer(Scope, trace.WithSchemaURL(semconv.SchemaURL))
+}
+
+// newClient returns nil where no variable asks for an export.
+func newClient() (otlptrace.Client, error) {
+	if Disabled() {
 		return nil, nil
 	}
 	switch kind := os.Getenv("OTEL_TRACES_EXPORTER"); kind {
@@ -66,9 +101,47 @@ func newExporter(ctx context.Context) (*otlptrace.Exporter, error) {
 	}
 	switch protocol {
 	case "", "http/protobuf":
-		return otlptracehttp.New(ctx)
+		return otlptracehttp.NewClient(), nil
 	case "grpc":
-		return otlptracegrpc.New(ctx)
+		return otlptracegrpc.NewClient(), nil
 	}
 	return nil, fmt.Errorf("OTEL_EXPORTER_OTLP_PROTOCOL=%s: this build knows http/protobuf and grpc", protocol)
+}
+
+// Disabled reports whether OTEL_SDK_DISABLED turns everything off that leaves
+// the node.
+func Disabled() bool { return os.Getenv("OTEL_SDK_DISABLED") == "true" }
+
+// processor hands each span of the SDK on when it ends, and knows those that
+// have not.
+type processor struct{ p *Pipeline }
+
+func (t processor) OnStart(_ context.Context, s sdk.ReadWriteSpan) {
+	t.p.mu.Lock()
+	t.p.live[s.SpanContext().SpanID()] = s
+	t.p.mu.Unlock()
+	t.p.changed()
+}
+
+func (t processor) OnEnd(s sdk.ReadOnlySpan) {
+	t.p.into.ExportSpans(context.Background(), []sdk.ReadOnlySpan{s}) // into Add, which never fails
+	t.p.mu.Lock()
+	delete(t.p.live, s.SpanContext().SpanID())
+	t.p.mu.Unlock()
+	t.p.changed()
+}
+
+func (processor) Shutdown(context.Context) error   { return nil }
+func (processor) ForceFlush(context.Context) error { return nil }
+
+// intoPipeline is the end of the SDK's exporter: it encodes, we carry.
+type intoPipeline struct{ p *Pipeline }
+
+func (intoPipeline) Start(context.Context) error { return nil }
+func (intoPipeline) Stop(context.Context) error  { return nil }
+func (c intoPipeline) UploadTraces(_ context.Context, spans []*tracepb.ResourceSpans) error {
+	for _, rs := range spans {
+		c.p.Add(rs)
+	}
+	return nil
 }

@@ -29,15 +29,10 @@ func TestSpansAreExportedByTheVariables(t *testing.T) {
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", server.URL)
 	t.Setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
 
-	tracer, flush, err := Tracer(t.Context(), "v1", "edge-1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, span := tracer.Start(t.Context(), "release")
+	p := open(t)
+	_, span := p.Tracer().Start(t.Context(), "release")
 	span.End()
-	if err := flush(context.Background()); err != nil {
-		t.Fatal(err)
-	}
+	p.Close(t.Context())
 	if len(got.ResourceSpans) != 1 || len(got.ResourceSpans[0].ScopeSpans) != 1 || got.ResourceSpans[0].ScopeSpans[0].Spans[0].Name != "release" {
 		t.Fatalf("exported: %v", &got)
 	}
@@ -64,19 +59,33 @@ func TestOffUnlessAskedFor(t *testing.T) {
 			for k, v := range env {
 				t.Setenv(k, v)
 			}
-			tracer, flush, err := Tracer(t.Context(), "v1", "edge-1")
-			if err != nil {
-				t.Fatal(err)
+			p := open(t)
+			if p.Exports() {
+				t.Error("an export that nobody asked for")
 			}
-			_, span := tracer.Start(t.Context(), "release")
-			if span.IsRecording() {
-				t.Error("a span is recorded that nobody asked for")
-			}
-			if err := flush(t.Context()); err != nil {
-				t.Error(err)
+			_, span := p.Tracer().Start(t.Context(), "release")
+			span.End()
+			p.Close(t.Context())
+			if c := p.Counts(); c != (Counts{}) {
+				t.Errorf("%+v", c)
 			}
 		})
 	}
+}
+
+// open is a pipeline that ends with the test.
+func open(t *testing.T) *Pipeline {
+	t.Helper()
+	p, err := Open(t.Context(), Options{Version: "v1", Node: "edge-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		p.Close(ctx)
+	})
+	return p
 }
 
 func TestWhatThisBuildDoesNotKnow(t *testing.T) {
@@ -84,7 +93,7 @@ func TestWhatThisBuildDoesNotKnow(t *testing.T) {
 		t.Run(variable, func(t *testing.T) {
 			t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
 			t.Setenv(variable, value)
-			if _, _, err := Tracer(t.Context(), "v1", "edge-1"); err == nil || !strings.Contains(err.Error(), value) {
+			if _, err := Open(t.Context(), Options{}); err == nil || !strings.Contains(err.Error(), value) {
 				t.Errorf("%v, want one that names %s", err, value)
 			}
 		})

@@ -18,11 +18,7 @@ import (
 	"github.com/baton-mesh/baton/supervisor"
 	"github.com/baton-mesh/baton/supervisor/admin"
 	"github.com/baton-mesh/baton/supervisor/demo"
-	"github.com/baton-mesh/baton/supervisor/trace"
 )
-
-// flushTimeout bounds the export of the last spans.
-const flushTimeout = 5 * time.Second
 
 // leaveTimeout bounds the wait for another supervisor to give way: it finishes the
 // release that is under way first.
@@ -71,18 +67,6 @@ func run(ctx context.Context, path string, unsteered, replace bool) error {
 	for _, name := range config.UnknownEnv(os.Environ()) {
 		log.Warn("an environment variable names no key of the configuration", "variable", name)
 	}
-	tracer, flush, err := trace.Tracer(ctx, version, conf.Node.Name)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
-		defer cancel()
-		if err := flush(ctx); err != nil {
-			log.Warn("the last spans were not exported", "error", err)
-		}
-	}()
-
 	if replace {
 		asking, cancel := context.WithTimeout(ctx, leaveTimeout)
 		defer cancel()
@@ -91,7 +75,7 @@ func run(ctx context.Context, path string, unsteered, replace bool) error {
 		}
 	}
 	s, err := supervisor.New(supervisor.Options{
-		Config: conf, ConfigPath: path, Log: log, Tracer: tracer, Version: version, Unsteered: unsteered,
+		Config: conf, ConfigPath: path, Log: log, Version: version, Unsteered: unsteered,
 		Serving: func() {
 			log.Info("serving", "listeners", len(conf.Listeners), "admin", conf.Admin.Socket)
 			if err := contract.Notify("READY=1"); err != nil {

@@ -3,7 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
-	"strconv"
+
 	"text/tabwriter"
 	"time"
 
@@ -35,35 +35,6 @@ func newGenerationsCommand() *cobra.Command {
 				return err
 			}
 			return output(cmd, st.Generations, func() { printGenerations(st.Generations) })
-		},
-	}
-}
-
-func newReleasesCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "releases [ID]", Short: "List the releases that have ended, or show one", Args: cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			var id uint64
-			if len(args) == 1 {
-				var err error
-				if id, err = strconv.ParseUint(args[0], 10, 64); err != nil {
-					return exitError{exitUsage, fmt.Errorf("%q is no release's number", args[0])}
-				}
-			}
-			socket, _ := cmd.Flags().GetString("socket")
-			all, err := admin.Dial(socket).Releases(cmd.Context())
-			if err != nil {
-				return exitError{exitFailed, err}
-			}
-			if len(args) == 0 {
-				return output(cmd, all, func() { printReleases(all) })
-			}
-			for _, r := range all {
-				if r.ID == id {
-					return output(cmd, r, func() { printResult(r) })
-				}
-			}
-			return exitError{exitFailed, fmt.Errorf("release %d is not among the last %d", id, len(all))}
 		},
 	}
 }
@@ -128,13 +99,4 @@ func account(l *supervisor.LedgerStatus) string {
 		return "damaged\t-\t-\t-"
 	}
 	return fmt.Sprintf("%d\t%d\t%d\t%.1fms", l.Requests, l.Errors, l.InFlight, l.P99MS)
-}
-
-func printReleases(all []supervisor.Result) {
-	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "RELEASE\tSTARTED\tCAUSE\tOUTCOME\tGENERATION\tPREVIOUS\tREASON")
-	for _, r := range all {
-		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%d\t%d\t%s\n", r.ID, r.Started.Format(time.DateTime), r.Cause, r.Outcome, r.Generation, r.Previous, r.Reason)
-	}
-	w.Flush()
 }
