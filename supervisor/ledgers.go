@@ -116,22 +116,27 @@ func (b *book) read() ledger.Reading {
 	return b.last
 }
 
-// collect takes a reading and hands on the spans that were kept since the last time.
+// collect takes a reading and hands on the spans that were kept since the last
+// time. Who gets them may wait for the supervisor's lock, whose holder may wait
+// for a reading: so this book's is not held then.
 func (b *book) collect() {
+	if spans := b.kept(); len(spans) > 0 {
+		b.spans(spans)
+	}
+}
+
+func (b *book) kept() (spans []RequestSpan) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.ledger == nil {
-		return
+		return nil
 	}
-	var spans []RequestSpan
 	b.ledger.Kept(func(r *ledger.Record) {
 		spans = append(spans, RequestSpan{Record: *r, Generation: b.ledger.Generation(), Began: b.ledger.Time(r.Start),
 			Listener: b.ledger.ListenerName(r.Listener), Route: b.ledger.RouteName(r.Route)})
 	})
 	b.last = b.ledger.Read()
-	if len(spans) > 0 {
-		b.spans(spans)
-	}
+	return spans
 }
 
 // readLedgers reads the ledgers of all living generations until ctx ends.

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -238,4 +239,27 @@ func TestReleaseBeginsAPhase(t *testing.T) {
 	if got := last.Sum(func(k ledger.Key) bool { return k.Arm == ledger.Old }); got.Requests != 1 {
 		t.Errorf("%d requests on flows from before, want 1", got.Requests)
 	}
+}
+
+// Who takes spans may need what the holder of the book's lock waits for, so it is
+// not held then.
+func TestSpansAreHandedOnUnlocked(t *testing.T) {
+	var n *node
+	var free atomic.Bool
+	n = serve(t, conf(t, "keeps-account", baton), func(o *Options) {
+		o.RequestSpans = func([]RequestSpan) {
+			for _, b := range n.s.books() {
+				if b.mu.TryLock() {
+					free.Store(true)
+					b.mu.Unlock()
+				}
+			}
+		}
+	})
+	eventually(t, "a span comes while the book is free", func() bool {
+		if _, err := n.get("/sampled"); err != nil {
+			t.Fatal(err)
+		}
+		return free.Load()
+	})
 }
