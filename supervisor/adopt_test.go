@@ -66,7 +66,7 @@ func TestInterruptedReleaseIsUndone(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			previous, candidate := left(t, 1, Serving, sleeper()), left(t, 2, c.state, sleeper())
-			s := &Supervisor{log: slog.New(slog.DiscardHandler), steering: shiftsOnly{exclusive: !c.shared}, outcomes: map[Outcome]uint64{},
+			s := &Supervisor{config: config.Default(), log: slog.New(slog.DiscardHandler), steering: shiftsOnly{exclusive: !c.shared}, outcomes: map[Outcome]uint64{},
 				generations: []*generation{previous, candidate}}
 			s.shift.current = previous
 			if c.inShift {
