@@ -23,7 +23,8 @@ import (
 // generations serve on: the programs, the tables and the processes need nobody.
 // Who is who stands in the state file; the descriptors come from the keeper, and
 // where that died too, from the generations themselves; where new flows go is
-// read from the kernel, and never from the file.
+// read from the kernel, and from the file only where the kernel knows nothing
+// (docs/decisions/015).
 
 // findLeft finds the processes of the generations that an earlier supervisor had,
 // and takes what the keeper has for them. What of a generation cannot be found

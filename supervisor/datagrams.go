@@ -17,7 +17,8 @@ import (
 // They differ from those of TCP in what a socket means. A generation's UDP socket
 // carries its flows, not only new ones: it stays in its slot until the process
 // has ended, and nobody holds a copy, in whose queue datagrams would wait for ever.
-// And the sink takes nothing: a datagram that is nobody's is lost, silently.
+// And the sink takes nothing: a datagram that is nobody's is lost, silently
+// (docs/decisions/013).
 type datagrams struct {
 	node   *reuseport.Node
 	attach bool

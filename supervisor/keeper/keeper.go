@@ -3,7 +3,8 @@
 // The keeper is a process of its own that does nothing but keep them under their
 // names, and gives them to whoever asks as root or as its own user. So the queue of
 // a listening socket, the pages of a ledger and an opened binary live on while
-// there is no supervisor. It is small, and need not change when the supervisor does.
+// there is no supervisor. It is small, and need not change when the supervisor does
+// (docs/decisions/015).
 //
 // A message is one packet on a Unix socket: a [message] as JSON, and with it the
 // descriptors it names, in their order. Requests are answered in turn.
