@@ -272,6 +272,11 @@ func (s *Supervisor) adopt() {
 			continue
 		}
 		s.keep(g)
+		if d := s.steering.datagramGroups(); d != nil {
+			if err := d.ensureAll(g.recipe.config); err != nil {
+				s.log.Error("the datagrams of a generation have no sink", "generation", g.id, "error", err)
+			}
+		}
 		s.protect(g)
 		s.count(g, true)
 		// The tables were pinned, or they are fresh and know nobody.

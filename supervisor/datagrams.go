@@ -117,7 +117,20 @@ func bindUDP(l config.Listener, nonblocking bool) (socket, error) {
 	return s, nil
 }
 
-// bindDatagrams makes the UDP sockets of a generation, by listener, one a worker.
+// ensureAll makes the groups of all listeners that take datagrams.
+func (d *datagrams) ensureAll(c *config.Config) error {
+	for _, l := range c.Listeners {
+		if !l.HasDatagrams() {
+			continue
+		}
+		if _, err := d.ensure(l, c.Node.ServerID); err != nil {
+			return fmt.Errorf("datagrams of listener %s: %w", l.Name, err)
+		}
+	}
+	return nil
+}
+
+// bind makes the UDP sockets of a generation, by listener, one a worker.
 func (d *datagrams) bind(c *config.Config) (all map[string][]socket, err error) {
 	all = map[string][]socket{}
 	defer func() {
@@ -125,12 +138,12 @@ func (d *datagrams) bind(c *config.Config) (all map[string][]socket, err error) 
 			closeAll(all)
 		}
 	}()
+	if err := d.ensureAll(c); err != nil {
+		return nil, err
+	}
 	for _, l := range c.Listeners {
 		if !l.HasDatagrams() {
 			continue
-		}
-		if _, err := d.ensure(l, c.Node.ServerID); err != nil {
-			return nil, fmt.Errorf("datagrams of listener %s: %w", l.Name, err)
 		}
 		for range l.Workers {
 			s, err := bindUDP(l, c.Proxy.Nonblocking)

@@ -210,3 +210,39 @@ func TestKilledGeneration(t *testing.T) {
 		t.Errorf("a connection of another generation: %v, %d connections", err, len(other.owners))
 	}
 }
+
+// TestSupervisorKilled: no client notices, neither while nobody supervises nor when
+// the next supervisor adopts what serves, and releases.
+func TestSupervisorKilled(t *testing.T) {
+	s := startSite(t, false)
+	l := s.load(t)
+	l.fresh()
+	l.kept()
+	l.kept()
+	l.datagrams()
+	time.Sleep(300 * time.Millisecond)
+	s.Kill()
+	time.Sleep(300 * time.Millisecond)
+	if err := s.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(300 * time.Millisecond)
+	s.release(t, "a release after the adoption")
+	// A stranger hears nothing, as before: there is a sink.
+	c, err := net.Dial("udp", s.HTTPS.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for range 3 {
+		if _, err := c.Write(make([]byte, 100)); err != nil {
+			t.Errorf("a stranger is answered: %v", err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	done, failed := l.finish()
+	t.Logf("%v operations, %d failed", done, len(failed))
+	for _, f := range failed {
+		t.Error(f)
+	}
+}
