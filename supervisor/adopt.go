@@ -62,7 +62,8 @@ func (s *Supervisor) findLeft(left map[string]int) {
 }
 
 // goOnWith makes the listeners of what serves the supervisor's: a file that has
-// other ones by now is for a release.
+// other ones by now is for a release. Those of other generations are added to the
+// tables, and closed unless the shift names them.
 func (s *Supervisor) goOnWith() {
 	for _, g := range s.generations {
 		if g.leftover() || g.state != Serving {
@@ -103,7 +104,7 @@ func recipeFrom(r *stateRecipe, prefix string, left map[string]int) (_ *recipe, 
 		unix.Close(text)
 		return nil, -1, err
 	}
-	return &recipe{config: c, configPath: r.Config, binary: spawn.From(r.Binary, binary), account: spawn.Account{UID: r.UID, GID: r.GID}}, text, nil
+	return &recipe{config: c, configPath: r.Config, addresses: addressesOf(c), binary: spawn.From(r.Binary, binary), account: spawn.Account{UID: r.UID, GID: r.GID}}, text, nil
 }
 
 func readConfig(fd int) (*config.Config, error) {
@@ -187,7 +188,7 @@ func (s *Supervisor) guessRecipe(g *generation, r *stateRecipe) (*recipe, error)
 	if err != nil {
 		return nil, err
 	}
-	return &recipe{config: s.config, configPath: r.Config, binary: binary, account: spawn.Account{UID: r.UID, GID: r.GID}}, nil
+	return &recipe{config: s.config, configPath: r.Config, addresses: addressesOf(s.config), binary: binary, account: spawn.Account{UID: r.UID, GID: r.GID}}, nil
 }
 
 // fdOf duplicates the socket with this cookie from a process (pidfd_getfd(2)).
@@ -280,7 +281,7 @@ func (s *Supervisor) adopt() {
 		s.protect(g)
 		s.count(g, true)
 		// The tables were pinned, or they are fresh and know nobody.
-		if in, all, err := s.steering.inSlot(g.slot, g.sockets); err == nil && in < all {
+		if in, all, err := s.steering.inSlot(g); err == nil && in < all {
 			if err := s.steering.fill(g.slot, g.recipe.config, g.sockets); err != nil {
 				s.log.Error("a generation's sockets are in no slot", "generation", g.id, "error", err)
 			}

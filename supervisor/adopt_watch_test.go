@@ -16,11 +16,11 @@ import (
 // noSockets is a steerer for generations without listeners.
 type noSockets struct{ shiftsOnly }
 
-func (noSockets) inSlot(uint8, map[string][]socket) (in, all int, err error) { return 0, 0, nil }
-func (noSockets) empty(uint8)                                                {}
-func (noSockets) fence() error                                               { return nil }
-func (noSockets) datagramGroups() *datagrams                                 { return nil }
-func (noSockets) counts(int) (reuseport.Counts, error)                       { return reuseport.Counts{}, nil }
+func (noSockets) inSlot(*generation) (in, all int, err error) { return 0, 0, nil }
+func (noSockets) empty(uint8)                                 {}
+func (noSockets) fence() error                                { return nil }
+func (noSockets) datagramGroups() *datagrams                  { return nil }
+func (noSockets) counts(int) (reuseport.Counts, error)        { return reuseport.Counts{}, nil }
 
 // adopting makes a supervisor that finds these generations.
 func adopting(t *testing.T, found ...*generation) *Supervisor {
@@ -88,18 +88,5 @@ func TestAdoptedIsNotAbandoned(t *testing.T) {
 	case <-g.exited:
 	case <-time.After(10 * time.Second):
 		t.Fatal("its end is seen by nobody")
-	}
-}
-
-// A generation that drains may have listeners that the file has no more.
-func TestListenerThatIsNoMore(t *testing.T) {
-	s := &steering{byName: map[string]*listener{}}
-	old := map[string][]socket{"old": {{fd: -1}}}
-	if in, all, err := s.inSlot(1, old); in != 0 || all != 1 || err != nil {
-		t.Errorf("%d of %d sockets are in their places, %v", in, all, err)
-	}
-	c := &config.Config{Listeners: []config.Listener{{Name: "old", Protocol: config.HTTP}}}
-	if err := s.fill(1, c, old); err == nil {
-		t.Error("filled a listener that is none")
 	}
 }

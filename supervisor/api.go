@@ -181,6 +181,8 @@ type ListenerStatus struct {
 	Name     string `json:"name"`
 	Address  string `json:"address"`
 	Protocol string `json:"protocol"`
+	// Closed says that new clients are refused: it is being added or removed.
+	Closed bool `json:"closed,omitempty"`
 	// Runs counts how often the steering program chose, by reason. A flow can
 	// take more than one run.
 	Runs map[string]uint64 `json:"runs"`

@@ -49,7 +49,7 @@ func (s *Supervisor) contain(ctx context.Context) {
 
 // left counts the sockets that a generation has given up.
 func (s *Supervisor) left(g *generation, stalls stalls) (int, error) {
-	in, all, err := s.steering.inSlot(g.slot, g.sockets)
+	in, all, err := s.steering.inSlot(g)
 	if err != nil || in < all {
 		return all - in, err
 	}

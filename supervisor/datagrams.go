@@ -29,6 +29,7 @@ type datagrams struct {
 }
 
 type datagramGroup struct {
+	conf  config.Listener
 	group *reuseport.Group
 	sink  socket
 }
@@ -60,12 +61,15 @@ func (d *datagrams) ensure(l config.Listener, serverID uint32) (*datagramGroup, 
 	if l.Protocol == config.UDP {
 		address.Forget = l.IdleTimeout
 	}
-	// Those of TCP are counted from below.
-	group, err := d.node.Group(uint32(reuseport.MaxListeners-len(d.groups)), address)
+	number, err := d.number(address)
 	if err != nil {
 		return nil, err
 	}
-	g := &datagramGroup{group: group, sink: socket{fd: -1}}
+	group, err := d.node.Group(number, address)
+	if err != nil {
+		return nil, err
+	}
+	g := &datagramGroup{conf: l, group: group, sink: socket{fd: -1}}
 	if d.attach {
 		if g.sink, err = silentSink(l, group); err != nil {
 			return nil, err
@@ -73,6 +77,23 @@ func (d *datagrams) ensure(l config.Listener, serverID uint32) (*datagramGroup, 
 	}
 	d.groups[l.Name] = g
 	return g, nil
+}
+
+// number is what the address had under an earlier supervisor, or else the highest
+// that is free: those of TCP are counted from below.
+func (d *datagrams) number(address reuseport.Address) (uint32, error) {
+	if had, err := d.node.Number(address); had != 0 || err != nil {
+		return had, err
+	}
+	taken, err := d.node.Numbers()
+	if err != nil {
+		return 0, err
+	}
+	number := uint32(reuseport.MaxListeners)
+	for taken[number] {
+		number--
+	}
+	return number, nil
 }
 
 // silentSink makes a socket that no datagram enters and that answers none.

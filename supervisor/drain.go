@@ -39,6 +39,7 @@ func (s *Supervisor) retire(g *generation, timeout time.Duration) {
 	}
 	g.stopping, g.state = true, Draining
 	g.beginEnding(timeout)
+	s.dropSpare(g) // now, so that who comes to a listener that it alone has is refused from here on
 	s.work.Go(func() { s.stop(g, timeout) })
 }
 

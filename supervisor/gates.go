@@ -44,7 +44,7 @@ func (w *watch) sockets() Finding {
 	if !g.alive() {
 		return unjudged("the candidate has ended")
 	}
-	in, all, err := w.s.steering.inSlot(g.slot, g.sockets)
+	in, all, err := w.s.steering.inSlot(g)
 	switch {
 	case err != nil:
 		return unclear("the slots cannot be read: %v", err)

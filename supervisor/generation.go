@@ -37,6 +37,7 @@ const (
 type recipe struct {
 	config     *config.Config
 	configPath string // what to call it
+	addresses  addresses
 	binary     *spawn.Binary
 	account    spawn.Account
 }

@@ -171,6 +171,7 @@ func (s *Supervisor) remove(g *generation) {
 	if !g.leftover() {
 		s.slots[g.slot] = nil
 	}
+	s.forgetListeners()
 	if err := s.persist(); err != nil {
 		s.log.Error("write the state file", "error", err)
 	}

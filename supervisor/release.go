@@ -55,6 +55,7 @@ type release struct {
 	// Guarded by Supervisor.mu.
 	stage   string
 	ended   time.Time     // zero while it runs
+	wants   addresses     // the listeners that its candidate has or is about to have
 	shifted bool          // flows have been given to the candidate
 	whole   bool          // all of them: the ramp is over
 	resumed chan struct{} // paused until it is closed; nil: it is not
@@ -289,6 +290,10 @@ func (s *Supervisor) run(ctx context.Context, r *release) {
 	defer s.mu.Unlock()
 	s.running = nil
 	s.unserved(r)
+	if by, ok := s.steering.(*steering); ok && outcome == Passed {
+		by.rename(r.recipe.config)
+	}
+	s.forgetListeners()
 	s.note()
 	s.finish(r, outcome, reason)
 	log.Info("release ended", "outcome", outcome, "generation", r.result.Generation, "previous", r.result.Previous, "reason", reason)

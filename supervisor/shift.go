@@ -29,11 +29,17 @@ func (s *Supervisor) shiftOver(ctx context.Context, r *release) error {
 		if err := s.give(ctx, r, float64(share), salt); err != nil {
 			return err
 		}
+		if err := s.openListeners(); err != nil {
+			return err
+		}
 		if err := s.step(ctx, r); err != nil {
 			return fmt.Errorf("at %v of new flows: %w", share, err)
 		}
 	}
 	if err := s.give(ctx, r, 1, salt); err != nil {
+		return err
+	}
+	if err := s.openListeners(); err != nil {
 		return err
 	}
 	if r.previous != nil {

@@ -24,6 +24,9 @@ func (s *Supervisor) start(ctx context.Context, r *release) error {
 	if err := s.makeRoom(ctx, r.recipe.config.Release.MaxGenerations); err != nil {
 		return err
 	}
+	if err := s.admit(r); err != nil {
+		return err
+	}
 	g, err := s.fork(r.recipe)
 	if err != nil {
 		return err

@@ -19,24 +19,31 @@ import (
 
 // steering is the kernel half, as the supervisor uses it.
 type steering struct {
-	attach    bool // false: the programs are loaded and steer nothing
-	node      *reuseport.Node
-	listeners []*listener // in the order of the file
-	byName    map[string]*listener
-	sinks     sync.Map // cookies of the sockets that are sinks
+	attach bool // false: the programs are loaded and steer nothing
+	node   *reuseport.Node
+	sinks  sync.Map // cookies of the sockets that are sinks
 
 	datagrams *datagrams
+
+	mu         sync.Mutex
+	listeners  []*listener // in the order in which they came
+	byAddress  map[reuseport.Address]*listener
+	numbers    map[uint32]bool // those that are taken
+	lastNumber uint32
+	refused    uint64 // by listeners while they were closed; those that are go uncounted
 
 	queuesMu sync.Mutex
 	queues   *iter.Queues
 }
 
-// listener is one address of the node for as long as the supervisor runs.
+// listener is one address of the node for as long as a generation has it.
 type listener struct {
-	name     string
-	address  string
-	protocol config.Protocol
-	group    *reuseport.Group
+	name       string
+	address    string
+	protocol   config.Protocol
+	group      *reuseport.Group
+	open       bool   // it has its sink
+	lostBefore uint64 // runs that found nobody, before it was closed
 
 	sinkMu sync.Mutex
 	conf   config.Listener
@@ -73,8 +80,10 @@ func openNode(pins string, again bool) (*reuseport.Node, error) {
 	return reuseport.Open(pins)
 }
 
+// openSteering makes the groups and sinks of listeners, and, again, of those that
+// adopted generations have. The listeners are then closed until it is read who serves.
 func openSteering(listeners []config.Listener, pins string, attach, again bool) (_ *steering, err error) {
-	s := &steering{attach: attach, byName: map[string]*listener{}}
+	s := &steering{attach: attach, byAddress: map[reuseport.Address]*listener{}}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -83,25 +92,18 @@ func openSteering(listeners []config.Listener, pins string, attach, again bool) 
 	if s.node, err = openNode(pins, again); err != nil {
 		return nil, err
 	}
+	if s.numbers, err = s.node.Numbers(); err != nil {
+		return nil, err
+	}
 	s.datagrams = &datagrams{node: s.node, attach: attach}
 	if s.queues, err = iter.Open(); err != nil {
 		return nil, err
 	}
-	for i, conf := range listeners {
-		if !conf.Protocol.HasStreams() {
+	for _, conf := range listeners {
+		if !conf.Protocol.HasStreams() || s.at(conf) != nil {
 			continue
 		}
-		group, err := s.node.Group(uint32(i+1), reuseport.Address{AddrPort: conf.AddrPort(), DualStack: conf.DualStack})
-		if err != nil {
-			return nil, err
-		}
-		l := &listener{name: conf.Name, address: conf.Address, protocol: conf.Protocol, conf: conf, group: group, sink: socket{fd: -1}}
-		s.listeners = append(s.listeners, l)
-		s.byName[l.name] = l
-		if !attach {
-			continue // a sink without a program would take its share of flows
-		}
-		if err := s.renewSink(l); err != nil {
+		if err := s.add(conf, !again); err != nil {
 			return nil, err
 		}
 	}
@@ -124,7 +126,10 @@ func (s *steering) renewSink(l *listener) error {
 	if err != nil {
 		return fmt.Errorf("sink of listener %s: %w", l.name, err)
 	}
-	if err := l.group.SetSink(fresh.fd); err != nil {
+	if l.open {
+		err = l.group.SetSink(fresh.fd)
+	}
+	if err != nil {
 		fresh.close()
 		return err
 	}
@@ -165,7 +170,7 @@ func (l *listener) joinGroup(first bool) (socket, error) {
 
 // detach leaves the groups to the kernel's hash, over the members that listen.
 func (s *steering) detach() {
-	for _, l := range s.listeners {
+	for _, l := range s.all() {
 		l.group.Detach(l.currentSink().fd)
 	}
 }
@@ -185,8 +190,6 @@ func (l *listener) closeSink() {
 	}
 }
 
-func (s *steering) listener(name string) *listener { return s.byName[name] }
-
 // fill arms a slot: after it a probe or a shift may name it.
 func (s *steering) fill(slot uint8, c *config.Config, sockets map[string][]socket) error {
 	for _, conf := range c.Listeners {
@@ -197,7 +200,7 @@ func (s *steering) fill(slot uint8, c *config.Config, sockets map[string][]socke
 		for _, sock := range sockets[conf.Name] {
 			fds = append(fds, sock.fd)
 		}
-		l := s.listener(conf.Name)
+		l := s.at(conf)
 		if l == nil {
 			return fmt.Errorf("there is no listener %s any more", conf.Name)
 		}
@@ -216,14 +219,14 @@ func (s *steering) shift(to reuseport.Shift) { s.node.SetShift(reuseport.All, to
 
 // inSlot reports how many of the sockets are where they were put. A socket that
 // its generation has shut down is not.
-func (s *steering) inSlot(slot uint8, sockets map[string][]socket) (in, all int, err error) {
-	for name, workers := range sockets {
-		l := s.listener(name)
-		if l == nil { // of a generation that was adopted, and not of the file as it is now
-			all += len(workers)
-			continue
+func (s *steering) inSlot(g *generation) (in, all int, err error) {
+	for _, conf := range g.recipe.config.Listeners {
+		workers := g.sockets[conf.Name]
+		l := s.at(conf)
+		if l == nil {
+			continue // it has no streams
 		}
-		cookies, err := l.group.Cookies(slot)
+		cookies, err := l.group.Cookies(g.slot)
 		if err != nil {
 			return 0, 0, err
 		}
@@ -272,17 +275,20 @@ func (s *steering) emptySinks() error {
 	if !s.attach {
 		return nil
 	}
-	sinks := make(map[string][]socket, len(s.listeners))
-	for _, l := range s.listeners {
-		sinks[l.name] = []socket{l.currentSink()}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := s.listeners
+	sinks := make(map[string][]socket, len(all))
+	for _, l := range all {
+		sinks[l.address] = append(sinks[l.address], l.currentSink())
 	}
 	queued, err := s.queued(sinks)
 	if err != nil {
 		return err
 	}
 	var errs []error
-	for _, l := range s.listeners {
-		if queued[sinks[l.name][0].cookie] != (iter.Queue{}) {
+	for _, l := range all {
+		if queued[l.currentSink().cookie] != (iter.Queue{}) {
 			errs = append(errs, s.renewSink(l))
 		}
 	}
@@ -337,7 +343,7 @@ func (s *steering) known(cookie uint64) bool {
 
 func (s *steering) close() error {
 	var errs []error
-	for _, l := range s.listeners {
+	for _, l := range s.all() {
 		l.closeSink()
 	}
 	if s.datagrams != nil {

@@ -34,7 +34,7 @@ type steerer interface {
 	fence() error
 
 	// inSlot reports how many of a generation's sockets are where they were put.
-	inSlot(slot uint8, sockets map[string][]socket) (in, all int, err error)
+	inSlot(g *generation) (in, all int, err error)
 	// queued reads what is queued on each of some listening sockets, by cookie;
 	// waiting sums it up.
 	queued(sockets map[string][]socket) (map[uint64]iter.Queue, error)
@@ -49,9 +49,7 @@ type steerer interface {
 	// detach leaves the listeners to what an earlier supervisor has left.
 	detach()
 
-	// has reports whether there is a listener of this name, known whether a
-	// listening socket is the supervisor's own.
-	has(listener string) bool
+	// known reports whether a listening socket is the supervisor's own.
 	known(cookie uint64) bool
 	// describe fills in what the status says of listeners; slots 0 to slots-1
 	// have been used.
@@ -73,19 +71,17 @@ func (s *steering) datagramGroups() *datagrams { return s.datagrams }
 
 func (s *steering) fence() error { return s.node.Fence() }
 
-func (s *steering) counts(slot int) (reuseport.Counts, error) { return s.node.Counters(slot) }
-
-func (s *steering) has(name string) bool { return s.listener(name) != nil }
-
 func (s *steering) closeSinks() {
-	for _, l := range s.listeners {
+	for _, l := range s.all() {
 		l.closeSink()
 	}
 }
 
 func (s *steering) describe(st *Status, slots int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, l := range s.listeners {
-		st.Listeners = append(st.Listeners, ListenerStatus{Name: l.name, Address: l.address, Protocol: string(l.protocol), Runs: l.runs()})
+		st.Listeners = append(st.Listeners, ListenerStatus{Name: l.name, Address: l.address, Protocol: string(l.protocol), Closed: !l.open, Runs: l.runs()})
 	}
 	st.Slots = s.runs(slots)
 }

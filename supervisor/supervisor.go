@@ -170,7 +170,7 @@ func New(o Options) (_ *Supervisor, err error) {
 	if err := s.openHistory(); err != nil {
 		return nil, err
 	}
-	if err := s.refuseStrangers(); err != nil {
+	if err := s.refuseStrangers(s.config); err != nil {
 		return nil, err
 	}
 	if s.keys, err = keysOf(s.unclaimed); err != nil {
@@ -181,6 +181,9 @@ func New(o Options) (_ *Supervisor, err error) {
 		return nil, err
 	}
 	s.adopt()
+	if err := s.openAdopted(); err != nil {
+		return nil, err
+	}
 	if s.Adopted() || !s.steering.chooses() {
 		s.forgetLeft()
 	} // else what clients wait in is closed when somebody can take it, see handOver
@@ -420,6 +423,9 @@ func (s *Supervisor) applyShift() {
 	}
 	if f.current == nil {
 		return
+	}
+	if by, ok := s.steering.(*steering); ok {
+		by.shut(f.addresses()...)
 	}
 	word := reuseport.Shift{Current: f.current.slot, Other: f.current.slot, Salt: f.salt}
 	if f.other != nil {

@@ -166,7 +166,8 @@ func (t *takeover) detach()                              {}
 
 // inSlot counts the sockets that a generation has not shut down. One that was
 // listens again when it returns.
-func (t *takeover) inSlot(slot uint8, sockets map[string][]socket) (in, all int, err error) {
+func (t *takeover) inSlot(g *generation) (in, all int, err error) {
+	slot, sockets := g.slot, g.sockets
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for name, workers := range sockets {
@@ -223,12 +224,6 @@ func (t *takeover) queued(sockets map[string][]socket) (map[uint64]iter.Queue, e
 func (t *takeover) waiting(sockets map[string][]socket) (QueueLengths, error) {
 	found, err := t.queued(sockets)
 	return sumQueues(found), err
-}
-
-func (t *takeover) has(listener string) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.named(listener) != nil
 }
 
 func (t *takeover) known(cookie uint64) bool {

@@ -39,13 +39,13 @@ func (s *Supervisor) validate(ctx context.Context, r *release) error {
 	if err := reachable(s.notify.Path(), r.recipe.account); err != nil {
 		return err
 	}
-	if err := s.sameListeners(r.recipe.config); err != nil {
+	if err := s.sameNode(r.recipe.config); err != nil {
 		return err
 	}
 	if err := s.steering.refuse(r); err != nil {
 		return err
 	}
-	if err := s.refuseStrangers(); err != nil {
+	if err := s.refuseStrangers(r.recipe.config); err != nil {
 		return err
 	}
 	return s.checkByItself(ctx, r.recipe)
@@ -83,7 +83,7 @@ func (s *Supervisor) cook(c *config.Config, path string, req Request) (*recipe, 
 	if err != nil {
 		return nil, fmt.Errorf("binary: %w", err)
 	}
-	return &recipe{config: c, configPath: path, binary: binary, account: account}, nil
+	return &recipe{config: c, configPath: path, addresses: addressesOf(c), binary: binary, account: account}, nil
 }
 
 // reachable reports the directory that keeps an account from the notify socket:
@@ -110,33 +110,14 @@ func reachable(path string, account spawn.Account) error {
 	return nil
 }
 
-// sameListeners refuses what a release cannot change: the addresses are those
-// of the groups that the supervisor made when it started.
-func (s *Supervisor) sameListeners(c *config.Config) error {
-	var problems []string
-	wanted := make(map[string]config.Listener, len(c.Listeners))
-	for _, l := range c.Listeners {
-		wanted[l.Name] = l
-	}
-	for _, have := range s.config.Listeners {
-		want, ok := wanted[have.Name]
-		switch {
-		case !ok:
-			problems = append(problems, fmt.Sprintf("listener %s would be removed", have.Name))
-		case want.Address != have.Address || want.DualStack != have.DualStack:
-			problems = append(problems, fmt.Sprintf("listener %s would move from %s to %s", have.Name, have.Address, want.Address))
-		}
-	}
-	for _, want := range c.Listeners {
-		if want.Protocol.HasStreams() && !s.steering.has(want.Name) {
-			problems = append(problems, fmt.Sprintf("listener %s would be added", want.Name))
-		}
-	}
+// sameNode refuses what the supervisor has begun with and keeps.
+func (s *Supervisor) sameNode(c *config.Config) error {
+	problems := s.sameListeners(c)
 	if c.RuntimeDir != s.config.RuntimeDir || c.Node != s.config.Node || c.Admin != s.config.Admin {
-		problems = append(problems, "node, runtime_dir or admin would change")
+		problems = append(problems, "node, runtime_dir or admin would change: that needs a restart of the supervisor")
 	}
 	if len(problems) > 0 {
-		return fmt.Errorf("%s: that needs a restart of the supervisor", strings.Join(problems, "; "))
+		return errors.New(strings.Join(problems, "; "))
 	}
 	return nil
 }
@@ -144,7 +125,7 @@ func (s *Supervisor) sameListeners(c *config.Config) error {
 // refuseStrangers looks for sockets of others that overlap our listeners: a
 // more specific one would take flows silently, and one in our own group would
 // get them if the group ever lost its program.
-func (s *Supervisor) refuseStrangers() error {
+func (s *Supervisor) refuseStrangers(c *config.Config) error {
 	ours := s.leftCookies()
 	leftovers := map[int]bool{}
 	s.mu.Lock()
@@ -165,7 +146,7 @@ func (s *Supervisor) refuseStrangers() error {
 		return fmt.Errorf("look for others on our ports: %w", err)
 	}
 	var problems []error
-	for _, l := range s.config.Listeners {
+	for _, l := range c.Listeners {
 		strangers := ports.Overlapping(unknown, l.AddrPort(), l.DualStack)
 		if err := ports.FindProcesses(strangers); err != nil {
 			return err

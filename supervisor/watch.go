@@ -349,7 +349,7 @@ func (s *Supervisor) holds(g *generation) error {
 	if !g.alive() {
 		return fmt.Errorf("generation %d ended: %s", g.id, s.exitOf(g))
 	}
-	in, all, err := s.steering.inSlot(g.slot, g.sockets)
+	in, all, err := s.steering.inSlot(g)
 	if err == nil && in < all {
 		err = fmt.Errorf("generation %d has given up %d of its %d listening sockets", g.id, all-in, all)
 	}

@@ -112,6 +112,35 @@ func (n *Node) Group(number uint32, address Address) (*Group, error) {
 	return g, nil
 }
 
+// Number looks up the number that an address has; 0: none. After [Reopen] it has
+// the one of before.
+func (n *Node) Number(address Address) (uint32, error) {
+	var perCPU []steerListener
+	err := n.listeners.Lookup(address.key(), &perCPU)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("look up the number of listener %s: %w", address.AddrPort, err)
+	}
+	return perCPU[0].Number, nil
+}
+
+// Numbers are those that are taken, of TCP and UDP.
+func (n *Node) Numbers() (map[uint32]bool, error) {
+	taken := map[uint32]bool{}
+	var address steerAddress
+	var perCPU []steerListener
+	all := n.listeners.Iterate()
+	for all.Next(&address, &perCPU) {
+		taken[perCPU[0].Number] = true
+	}
+	if err := all.Err(); err != nil {
+		return nil, fmt.Errorf("read the numbers of listeners: %w", err)
+	}
+	return taken, nil
+}
+
 // Remove forgets the listener: its address, its own shift and its sink's place.
 // For when no socket of the group is left: a flow that comes to one gets a reset.
 func (g *Group) Remove() error {
@@ -154,6 +183,14 @@ func (g *Group) Detach(fd int) error {
 func (g *Group) SetSink(fd int) error {
 	if err := g.node.sinks.Put(g.number, uint64(fd)); err != nil {
 		return fmt.Errorf("set the sink of listener %d: %w", g.number, err)
+	}
+	return nil
+}
+
+// ClearSink takes a listener's sink away: a flow that no slot takes is refused.
+func (n *Node) ClearSink(listener uint32) error {
+	if err := n.sinks.Delete(listener); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("take the sink of listener %d away: %w", listener, err)
 	}
 	return nil
 }

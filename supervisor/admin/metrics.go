@@ -83,7 +83,12 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 			counter(generationDesc, float64(n), id, fact)
 		}
 	}
+	named := map[string]bool{}
 	for _, l := range st.Listeners {
+		if named[l.Name] {
+			continue // it moves: both addresses have the flows of the name
+		}
+		named[l.Name] = true
 		for fact, n := range l.Flows {
 			counter(flowsDesc, float64(n), l.Name, fact)
 		}
@@ -108,10 +113,14 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		counter(intakeDesc, float64(n), result)
 	}
 	counter(refusalsDesc, float64(st.Spans.Received.Refused))
+	runsOf := map[[2]string]uint64{}
 	for _, l := range st.Listeners {
 		for reason, n := range l.Runs {
-			counter(runsDesc, float64(n), l.Name, reason)
+			runsOf[[2]string{l.Name, reason}] += n
 		}
+	}
+	for of, n := range runsOf {
+		counter(runsDesc, float64(n), of[0], of[1])
 	}
 	for _, runs := range st.Slots {
 		slot := strconv.Itoa(runs.Slot)

@@ -68,7 +68,11 @@ func printStatus(st supervisor.Status) {
 	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "LISTENER\tADDRESS\tPROTOCOL\tSINK\tLOST\tMIGRATED")
 	for _, l := range st.Listeners {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\n", l.Name, l.Address, l.Protocol, l.Runs["sink"], l.Runs["lost"], l.Runs["migrated"])
+		protocol := l.Protocol
+		if l.Closed {
+			protocol += " (closed)"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\n", l.Name, l.Address, protocol, l.Runs["sink"], l.Runs["lost"], l.Runs["migrated"])
 	}
 	w.Flush()
 }
