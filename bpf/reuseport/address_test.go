@@ -226,7 +226,16 @@ func TestReopen(t *testing.T) {
 	if got := l.node.Shift(All); got.Current != 1 {
 		t.Errorf("shift %+v", got)
 	}
-	if l.group, err = l.node.Group(7, Address{AddrPort: l.sink.addr}); err != nil {
+	here, elsewhere := Address{AddrPort: l.sink.addr}, Address{AddrPort: l.sink.addr, UDP: true}
+	for address, want := range map[Address]uint32{here: 7, elsewhere: 0} {
+		if number, err := l.node.Number(address); number != want || err != nil {
+			t.Errorf("the number of %+v is %d, %v; want %d", address, number, err, want)
+		}
+	}
+	if taken, err := l.node.Numbers(); len(taken) != 1 || !taken[7] || err != nil {
+		t.Errorf("numbers that are taken: %v, %v; want 7 alone", taken, err)
+	}
+	if l.group, err = l.node.Group(7, here); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.group.Attach(l.sink.fd); err != nil {

@@ -15,6 +15,10 @@ type Status struct {
 		State         string
 		Message       string // what it says of itself
 	}
+	Listeners []struct {
+		Name   string
+		Closed bool
+	}
 	Drained struct {
 		Ended, Cut int // generations, and flows their deadlines cut
 	}
