@@ -169,7 +169,7 @@ func (s *Supervisor) regain(g *generation, was stateGeneration, left map[string]
 			g.book = &book{spans: s.keepSpans, ledger: l}
 		}
 	}
-	g.recipe, g.text, g.sockets, g.adopted, g.stood = what, text, sockets, true, was.Cookies
+	g.recipe, g.text, g.sockets, g.adopted, g.stood, g.toldAt = what, text, sockets, true, was.Cookies, was.ToldAt
 	g.slot, g.state, g.started, g.deadline, g.told = was.Slot, was.State, was.Started, was.Deadline, was.Told
 	g.dropped = func() { s.keeper.drop(keptOf(g.id, "socket/")) }
 	if was.State != Starting {

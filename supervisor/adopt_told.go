@@ -7,8 +7,9 @@ import (
 )
 
 // hearingTime is how long a generation of baton-proxy that has been told to stop
-// may take to close its listening sockets, which it does before anything else.
-const hearingTime = 3 * time.Second
+// may take to close its listening sockets, which it does before anything else. It
+// counts from the record, so that supervisors that die in turn do not begin it anew.
+const hearingTime = 2 * time.Second
 
 // wasTold reports whether a generation that was to be told to stop has been: its
 // supervisor may have died between the record and the signal. One that listens still
@@ -19,7 +20,7 @@ func (s *Supervisor) wasTold(g *generation) bool {
 	if len(g.stood) == 0 || !g.recipe.config.Proxy.Baton {
 		return true
 	}
-	over := time.NewTimer(hearingTime)
+	over := time.NewTimer(max(hearingTime-time.Since(g.toldAt), 0))
 	defer over.Stop()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()

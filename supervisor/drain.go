@@ -95,6 +95,9 @@ func (s *Supervisor) drain(g *generation, timeout time.Duration, traced *tracedE
 	}
 	// A second SIGTERM would be the last call: that a generation has been told is
 	// on record before it is, and the next supervisor does not tell it again.
+	if !told {
+		g.toldAt = time.Now()
+	}
 	g.told = true
 	s.note()
 	s.mu.Unlock()

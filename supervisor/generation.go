@@ -102,6 +102,7 @@ type generation struct {
 	told         bool                  // to stop, by SIGTERM
 	endsIn       oteltrace.SpanContext // the release whose trace has its end
 	endTraced    bool                  // somebody records it
+	toldAt       time.Time
 	exit         string
 }
 

@@ -40,6 +40,7 @@ type stateGeneration struct {
 	Started   time.Time           `json:"started"`
 	Deadline  time.Time           `json:"deadline"`
 	Told      bool                `json:"told"` // to stop, by SIGTERM
+	ToldAt    time.Time           `json:"told_at"`
 	Recipe    *stateRecipe        `json:"recipe"`
 	Cookies   map[string][]uint64 `json:"cookies"` // of its listening sockets, by listener
 }
@@ -65,7 +66,7 @@ func recordOf(r *recipe) *stateRecipe {
 
 // record is a generation for the state file. Supervisor.mu is held.
 func (g *generation) record() stateGeneration {
-	st := stateGeneration{ID: g.id, PID: g.process.PID, StartTime: g.startTime, Slot: g.slot, State: g.state, Started: g.started, Deadline: g.deadline, Told: g.told}
+	st := stateGeneration{ID: g.id, PID: g.process.PID, StartTime: g.startTime, Slot: g.slot, State: g.state, Started: g.started, Deadline: g.deadline, Told: g.told, ToldAt: g.toldAt}
 	if g.recipe != nil {
 		st.Recipe, st.Cookies = recordOf(g.recipe), map[string][]uint64{}
 		for name, workers := range g.sockets {
