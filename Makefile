@@ -19,7 +19,7 @@ export BPF2GO_CC := $(CLANG)
 LINT := bin/tools/golangci-lint-$(GOLANGCI_LINT)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test check generate verifier faults soak gates listeners cost bench install clean help
+.PHONY: build demo test check generate verifier faults soak jaeger gates listeners cost bench install clean help
 
 build: ## build bin/baton and bin/baton-proxy
 	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/ ./supervisor/cmd/baton ./proxy/cmd/baton-proxy
@@ -54,6 +54,9 @@ gates: build ## a hundred releases of the same again, and more of the gates' tes
 
 faults: build ## kill supervisors 200 times in the middle of releases, under load (root, half an hour)
 	BATON_KILLS=200 go test -count=1 -timeout 2h -run 'TestSupervisorKilledInReleases' -v ./tests/faults
+
+jaeger: build ## build Jaeger in a module of its own and show it a release (root, network, ten minutes)
+	BATON_TEST_JAEGER=1 go test -count=1 -timeout 1h -run TestJaegerShowsARelease -v ./tests/jaeger
 
 listeners: build ## 5,000 listeners on one port: how long start, release and stop take (root)
 	BATON_TEST_LISTENERS=5000 go test -p 1 -count=1 -timeout 30m -run TestManyListeners -v ./supervisor ./tests/release
