@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -132,9 +133,10 @@ func TestRetention(t *testing.T) {
 // and the store goes on.
 func TestDamage(t *testing.T) {
 	const n = 20
+	genuine := regexp.MustCompile(`^(release|span)-[01][0-9]$`)
 	for name, damage := range map[string]func(b []byte) []byte{
 		"cut short":          func(b []byte) []byte { return b[:len(b)-7] },
-		"a bit flipped":      func(b []byte) []byte { b[len(b)/2] ^= 4; return b },
+		"a bit flipped":      func(b []byte) []byte { b[len(b)/2+22] ^= 4; return b },
 		"a hole in it":       func(b []byte) []byte { clear(b[len(b)/2 : len(b)/2+40]); return b },
 		"garbage behind":     func(b []byte) []byte { return append(b, "BTN1 and no record"...) },
 		"garbage before":     func(b []byte) []byte { return append([]byte("BTN1 and no record"), b...) },
@@ -159,11 +161,22 @@ func TestDamage(t *testing.T) {
 				}
 			}
 			s, log := open(t, dir, Limits{})
-			if got := len(s.Releases()); got < n-2 {
-				t.Errorf("%d of %d releases are read", got, n)
+			if got := s.Releases(); len(got) < n-2 {
+				t.Errorf("%d of %d releases are read", len(got), n)
 			}
-			if got := len(s.names()); got < n-2 {
-				t.Errorf("%d of %d spans are read", got, n)
+			for _, r := range s.Releases() {
+				if !genuine.Match(r) {
+					t.Errorf("a release that nobody wrote: %q", r)
+				}
+			}
+			names := s.names()
+			if len(names) < n-2 {
+				t.Errorf("%d of %d spans are read", len(names), n)
+			}
+			for _, name := range names {
+				if !genuine.MatchString(name) {
+					t.Errorf("a span that nobody wrote: %q", name)
+				}
 			}
 			if got := log.String(); strings.Count(got, "is damaged") != 2 {
 				t.Errorf("the log does not say it of both: %s", got)
