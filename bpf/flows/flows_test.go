@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/baton-mesh/baton/tests/need"
 	"github.com/baton-mesh/baton/tests/testnet"
 )
 
@@ -190,10 +191,7 @@ func TestScansAndStraysAreNoFlows(t *testing.T) {
 // With pins, flows are counted on while nobody has the programs, and once when
 // two have.
 func TestOutlivesItsProcess(t *testing.T) {
-	var fs unix.Statfs_t
-	if err := unix.Statfs("/sys/fs/bpf", &fs); err != nil || fs.Type != unix.BPF_FS_MAGIC {
-		t.Skip("no BPF file system on /sys/fs/bpf")
-	}
+	need.BPFFS(t)
 	dir := fmt.Sprintf("/sys/fs/bpf/baton-flows-test-%d", os.Getpid())
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	first := open(t, dir)

@@ -7,13 +7,12 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/baton-mesh/baton/tests/need"
 	"github.com/baton-mesh/baton/tests/testnet"
 )
 
@@ -41,27 +40,8 @@ func TestMain(m *testing.M) {
 // own is this process's cgroup.
 func own(t testing.TB) string {
 	t.Helper()
-	mounts, err1 := os.ReadFile("/proc/self/mountinfo")
-	groups, err2 := os.ReadFile("/proc/self/cgroup")
-	if err := errors.Join(err1, err2); err != nil {
-		t.Fatal(err)
-	}
-	mount := ""
-	for line := range strings.Lines(string(mounts)) {
-		if strings.Contains(line, " - cgroup2 ") {
-			mount = strings.Fields(line)[4]
-		}
-	}
-	for line := range strings.Lines(string(groups)) {
-		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok && mount != "" {
-			return filepath.Join(mount, path)
-		}
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatal("no cgroup2 hierarchy")
-	}
-	t.Skip("no cgroup2 hierarchy")
-	return ""
+	_, own := need.Cgroup2(t)
+	return own
 }
 
 func open(t testing.TB, dir string) *Flows {
