@@ -19,7 +19,7 @@ export BPF2GO_CC := $(CLANG)
 LINT := bin/tools/golangci-lint-$(GOLANGCI_LINT)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test check generate verifier faults soak jaeger gates listeners cost bench install clean help
+.PHONY: build demo test check generate verifier faults soak jaeger gates listeners cost figures bench install clean help
 
 build: ## build bin/baton and bin/baton-proxy
 	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/ ./supervisor/cmd/baton ./proxy/cmd/baton-proxy
@@ -63,6 +63,9 @@ listeners: build ## 5,000 listeners on one port: how long start, release and sto
 
 cost: ## what the account of requests costs the proxy, and what spans of the SDK would
 	BATON_TEST_COST=40 go test -count=1 -timeout 30m -run '^TestCost$$' -v ./proxy
+
+figures: ## draw docs/figures/maglev-disruption.svg again
+	BATON_TEST_FIGURE=$(CURDIR)/docs/figures/maglev-disruption.svg go test -count=1 -run TestDisruption -v ./supervisor/balancer/maglev
 
 bench: build ## what a release costs, and other ways of replacing a proxy beside it (root, six minutes)
 	@tests/install $(BENCH_PACKAGES)

@@ -1,0 +1,115 @@
+// Package maglev fills the tables that spread flows over backends: a flow's hash
+// selects a slot, the slot names a backend. Backends get slots in proportion to
+// their weights, and when one comes or goes nearly all slots of the others stay
+// as they were (Eisenbud et al., Maglev, NSDI 2016, section 3.4).
+//
+// A table depends on nothing but its size and the set of backends. So balancers
+// that never speak to each other agree, as long as they know the same set: the
+// result for given backends must not change between versions.
+package maglev
+
+import (
+	"cmp"
+	"fmt"
+	"hash/fnv"
+	"math/big"
+	"slices"
+)
+
+// The sizes of the paper's figures. Both are primes, as a size has to be: only
+// then does every step lead through all slots. The larger one moves fewer flows
+// and takes ten times the memory.
+const (
+	Small = 65537
+	Large = 655373
+)
+
+// Backend is what slots can name.
+type Backend struct {
+	// Key tells backends apart, and decides which slots one prefers.
+	Key string
+	// Value is what its slots hold.
+	Value uint32
+	// Weight is its share relative to the other backends. 0 means no slot.
+	Weight uint32
+}
+
+// Fill writes the value of a backend into every slot of the table, whose length
+// must be a prime. The order of the backends does not matter. Without any of
+// weight above 0 every slot becomes 0.
+func Fill(table []uint32, backends []Backend) {
+	size := uint64(len(table))
+	if !big.NewInt(int64(len(table))).ProbablyPrime(0) { // exact below 2^64
+		panic(fmt.Sprintf("maglev: a table of %d slots: the number must be a prime", size))
+	}
+	clear(table)
+	walkers := walkersOf(backends, size)
+	if len(walkers) == 0 {
+		return
+	}
+	heaviest := slices.MaxFunc(walkers, func(a, b walker) int { return cmp.Compare(a.weight, b.weight) }).weight
+	taken := make([]bool, size)
+	for left := size; ; {
+		// In each round the heaviest gets a slot, the others as often as their
+		// weight is a part of its: so that backends of all weights find slots they
+		// prefer, not only those that come first.
+		for i := range walkers {
+			w := &walkers[i]
+			if w.due += w.weight; w.due < heaviest {
+				continue
+			}
+			w.due -= heaviest
+			table[w.next(taken, size)] = w.value
+			if left--; left == 0 {
+				return
+			}
+		}
+	}
+}
+
+// walker leads through all slots in the order in which a backend prefers them.
+type walker struct {
+	at, step    uint64 // below the table's size; step is not 0
+	weight, due uint64
+	value       uint32
+}
+
+// next is the first slot on the way that nobody has, and takes it.
+func (w *walker) next(taken []bool, size uint64) uint64 {
+	for {
+		slot := w.at
+		if w.at += w.step; w.at >= size {
+			w.at -= size
+		}
+		if !taken[slot] {
+			taken[slot] = true
+			return slot
+		}
+	}
+}
+
+func walkersOf(backends []Backend, size uint64) []walker {
+	backends = slices.DeleteFunc(slices.Clone(backends), func(b Backend) bool { return b.Weight == 0 })
+	slices.SortFunc(backends, func(a, b Backend) int { return cmp.Compare(a.Key, b.Key) })
+	walkers := make([]walker, len(backends))
+	for i, b := range backends {
+		h := fnv.New64a()
+		h.Write([]byte(b.Key))
+		sum := h.Sum64()
+		walkers[i] = walker{
+			at: mix(sum) % size, step: mix(sum^0x9e3779b97f4a7c15)%(size-1) + 1,
+			weight: uint64(b.Weight), value: b.Value,
+		}
+	}
+	return walkers
+}
+
+// mix spreads what differs in a few bits over all of them (the finalizer of
+// MurmurHash3): FNV leaves keys that differ in the last octet close together.
+func mix(x uint64) uint64 {
+	x ^= x >> 33
+	x *= 0xff51afd7ed558ccd
+	x ^= x >> 33
+	x *= 0xc4ceb9fe1a85ec53
+	return x ^ x>>33
+}
