@@ -33,13 +33,17 @@ type warden struct {
 func KeeperSocket(runtimeDir string) string { return filepath.Join(runtimeDir, "keeper.sock") }
 
 // openKeeper finds the keeper of an earlier supervisor, and what it holds, or
-// starts one. The descriptors of left are the caller's.
-func openKeeper(runtimeDir string, lost func(error)) (k *warden, left map[string]int) {
+// starts one. The descriptors of left are the caller's. It refuses a keeper of
+// another protocol, which has what it cannot ask for.
+func openKeeper(runtimeDir string, lost func(error)) (k *warden, left map[string]int, err error) {
 	k = &warden{path: KeeperSocket(runtimeDir), lost: lost, held: map[string]int{}, stop: make(chan struct{})}
 	client, err := keeper.Connect(k.path)
 	if err == nil {
 		if left, err = client.All(); err != nil {
-			client.Close()
+			err = giveUp(client, err)
+			if errors.Is(err, keeper.ErrProtocol) {
+				return nil, nil, fmt.Errorf("%s: %w; start the version that it belongs to, or end it, and with it what it holds", k.path, err)
+			}
 			lost(err)
 		}
 	}
@@ -51,7 +55,18 @@ func openKeeper(runtimeDir string, lost func(error)) (k *warden, left map[string
 	}
 	k.client = client
 	k.watch.Go(k.replace)
-	return k, left
+	return k, left, nil
+}
+
+// giveUp leaves a keeper that has not done what it was asked to, for this reason. It
+// may be stuck: then it is ended, for copies that nobody can make it close would hold
+// back queues.
+func giveUp(c *keeper.Client, reason error) error {
+	defer c.Close()
+	if errors.Is(reason, keeper.ErrProtocol) {
+		return reason
+	}
+	return errors.Join(reason, c.Kill())
 }
 
 // replace starts another keeper whenever one has ended.
@@ -76,28 +91,42 @@ func (k *warden) replace() {
 	}
 }
 
-// another starts a keeper and gives it everything.
+// another starts a keeper and gives it everything. Nobody waits for the start.
 func (k *warden) another() error {
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.closed {
-		return errors.New("the supervisor ends")
-	}
 	if k.client != nil {
 		k.client.Close()
 		k.client = nil
+	}
+	closed := k.closed
+	k.mu.Unlock()
+	if closed {
+		return errors.New("the supervisor ends")
 	}
 	client, err := keeper.Start(k.path)
 	if err != nil {
 		return err
 	}
-	if err := client.Put(k.held); err != nil {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.closed {
+		client.Quit() // nobody else knows of it
 		client.Close()
-		return err
+		return errors.New("the supervisor ends")
+	}
+	if err := client.Put(k.held); err != nil {
+		return giveUp(client, err)
 	}
 	k.client = client
 	k.lost(nil)
 	return nil
+}
+
+// failed is for a keeper that has not done what it was asked to: replace gives the
+// next one everything. k.mu is held.
+func (k *warden) failed(reason error) {
+	k.lost(giveUp(k.client, reason))
+	k.client = nil
 }
 
 // put keeps copies of descriptors, which have to stay open until drop.
@@ -108,9 +137,8 @@ func (k *warden) put(fds map[string]int) {
 	if k.client == nil {
 		return
 	}
-	if k.client.Put(fds) != nil {
-		k.client.Close() // it has ended: whoever replaces it gives the next one everything
-		k.client = nil
+	if err := k.client.Put(fds); err != nil {
+		k.failed(err)
 	}
 }
 
@@ -128,9 +156,8 @@ func (k *warden) drop(prefix string) {
 	if k.client == nil || len(names) == 0 {
 		return
 	}
-	if k.client.Drop(names) != nil {
-		k.client.Close() // and with it its copies
-		k.client = nil
+	if err := k.client.Drop(names); err != nil {
+		k.failed(err)
 	}
 }
 
@@ -149,7 +176,7 @@ func (k *warden) forget(left map[string]int) {
 		return
 	}
 	if err := k.client.Drop(names); err != nil {
-		k.lost(err)
+		k.failed(err)
 	}
 }
 

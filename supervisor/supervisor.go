@@ -164,7 +164,9 @@ func New(o Options) (_ *Supervisor, err error) {
 	if s.cgroups, err = cgroup.MakeBase("baton-" + instanceName(dir)); err != nil {
 		s.log.Warn("no cgroups: READY=1 is believed from a generation's main process alone", "reason", err)
 	}
-	s.keeper, s.unclaimed = openKeeper(dir, s.keeperLost)
+	if s.keeper, s.unclaimed, err = openKeeper(dir, s.keeperLost); err != nil {
+		return nil, err
+	}
 	s.findLeft(s.unclaimed)
 	s.goOnWith()
 	if err := s.openHistory(); err != nil {

@@ -28,13 +28,27 @@ func init() {
 }
 
 // Client speaks with a keeper. Its methods may be called by several goroutines.
+//
+// An answer that does not come in time, or is none, ends the connection: one that
+// came late would be taken for that of a later request.
 type Client struct {
-	mu   sync.Mutex
-	conn *net.UnixConn
+	mu    sync.Mutex
+	conn  *net.UnixConn
+	pidfd int // of the process that answers
 }
 
-// answerTimeout bounds the wait for an answer: a keeper does nothing that takes long.
-const answerTimeout = 10 * time.Second
+// A keeper does nothing that takes long; who asks for everything cannot do without
+// and is more patient.
+var (
+	answerTimeout = 2 * time.Second
+	allTimeout    = 10 * time.Second
+)
+
+// startTimeout bounds the wait for a keeper that was started.
+const startTimeout = 10 * time.Second
+
+// pingEvery is how often [Watch] asks whether the keeper answers.
+const pingEvery = time.Second
 
 // Connect finds the keeper at a path.
 func Connect(path string) (*Client, error) {
@@ -46,7 +60,12 @@ func Connect(path string) (*Client, error) {
 		conn.Close()
 		return nil, fmt.Errorf("%s belongs to another user", path)
 	}
-	return &Client{conn: conn}, nil
+	pidfd, err := processOf(conn)
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("the process that answers at %s: %w", path, err)
+	}
+	return &Client{conn: conn, pidfd: pidfd}, nil
 }
 
 // Start makes a keeper at a path, in a session of its own, and connects to it. It
@@ -65,7 +84,7 @@ func Start(path string) (*Client, error) {
 	}
 	ended := make(chan struct{})
 	go func() { p.Wait(); close(ended) }() // or it stays a zombie
-	for deadline := time.Now().Add(answerTimeout); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(startTimeout); ; time.Sleep(time.Millisecond) {
 		c, err := Connect(path)
 		if err == nil {
 			return c, nil
@@ -114,7 +133,7 @@ func (c *Client) Drop(names []string) error {
 // All is everything that is kept, by name. The descriptors are the caller's.
 func (c *Client) All() (map[string]int, error) {
 	all := map[string]int{}
-	err := c.ask(message{Op: "all"}, nil, all)
+	err := c.askWithin(allTimeout, message{Op: "all"}, nil, all)
 	if err != nil {
 		for _, fd := range all {
 			unix.Close(fd)
@@ -127,20 +146,65 @@ func (c *Client) All() (map[string]int, error) {
 // Quit ends the keeper, and with it all that it holds.
 func (c *Client) Quit() error { return c.ask(message{Op: "quit"}, nil, nil) }
 
-// Close leaves the keeper to itself.
-func (c *Client) Close() error { return c.conn.Close() }
-
-// ask sends a request and reads what answers it, descriptors into all.
-func (c *Client) ask(m message, fds []int, all map[string]int) error {
+// Kill ends a keeper that does not answer any more, stopped or stuck: what it holds
+// would outlive what its owner has closed. When it returns without an error the
+// keeper's copies are closed.
+func (c *Client) Kill() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.conn.SetDeadline(time.Now().Add(answerTimeout))
+	if c.pidfd < 0 {
+		return net.ErrClosed
+	}
+	if err := unix.PidfdSendSignal(c.pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("kill the keeper: %w", err)
+	}
+	// Readable when it has ended; its descriptors are closed by then (do_exit,
+	// kernel/exit.c).
+	ended := []unix.PollFd{{Fd: int32(c.pidfd), Events: unix.POLLIN}}
+	for deadline := time.Now().Add(startTimeout); ; {
+		n, err := unix.Poll(ended, int(time.Until(deadline).Milliseconds()))
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return err
+		case n == 0:
+			return errors.New("the keeper does not end, although it was killed")
+		default:
+			return nil
+		}
+	}
+}
+
+// Close leaves the keeper to itself.
+func (c *Client) Close() error {
+	c.conn.Close() // whoever waits for an answer waits no more
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pidfd < 0 {
+		return net.ErrClosed
+	}
+	unix.Close(c.pidfd)
+	c.pidfd = -1
+	return nil
+}
+
+func (c *Client) ask(m message, fds []int, all map[string]int) error {
+	return c.askWithin(answerTimeout, m, fds, all)
+}
+
+// askWithin sends a request and reads what answers it, descriptors into all.
+func (c *Client) askWithin(d time.Duration, m message, fds []int, all map[string]int) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.conn.SetDeadline(time.Now().Add(d))
 	if err := send(c.conn, m, fds); err != nil {
+		c.conn.Close()
 		return fmt.Errorf("ask the keeper: %w", err)
 	}
 	for {
 		answer, got, err := receive(c.conn)
 		if err != nil {
+			c.conn.Close()
 			return fmt.Errorf("hear the keeper: %w", err)
 		}
 		if answer.Error != "" {
@@ -148,6 +212,7 @@ func (c *Client) ask(m message, fds []int, all map[string]int) error {
 		}
 		if len(got) != len(answer.Names) || all == nil && len(got) > 0 {
 			closeAll(got)
+			c.conn.Close()
 			return errors.New("the keeper gives other descriptors than it names")
 		}
 		for i, name := range answer.Names {
@@ -159,22 +224,41 @@ func (c *Client) ask(m message, fds []int, all map[string]int) error {
 	}
 }
 
-// Watch returns when the keeper at a path has ended.
+// Watch returns when the keeper at a path has ended, or does not answer: then it
+// has ended it.
 func Watch(path string, stop <-chan struct{}) {
-	c, err := Connect(path)
+	silent, err := Connect(path)
 	if err != nil {
 		return
 	}
-	defer c.Close()
+	defer silent.Close()
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		c.conn.Read(make([]byte, 1)) // it says nothing unasked
+		silent.conn.Read(make([]byte, 1)) // it says nothing unasked
 	}()
-	select {
-	case <-ended:
-	case <-stop:
-		c.Close()
+	defer func() {
+		silent.conn.Close()
 		<-ended
+	}()
+	asked, err := Connect(path)
+	if err != nil {
+		return
+	}
+	defer asked.Close()
+	tick := time.NewTicker(pingEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ended:
+			return
+		case <-stop:
+			return
+		case <-tick.C:
+			if err := asked.ask(message{Op: "drop"}, nil, nil); err != nil { // nothing: it has to answer, no more
+				asked.Kill()
+				return
+			}
+		}
 	}
 }

@@ -23,6 +23,9 @@ import (
 // Version is the protocol's. Requests of another are refused in words.
 const Version = 1
 
+// ErrProtocol says that the other end speaks another version.
+var ErrProtocol = errors.New("the keeper and its owner are of different versions")
+
 // batch is how many descriptors one message carries; the kernel takes 253
 // (SCM_MAX_FD, include/net/scm.h).
 const batch = 128
@@ -89,7 +92,7 @@ func receive(c *net.UnixConn) (m message, fds []int, err error) {
 		return m, fds, fmt.Errorf("a message that is none: %w", err)
 	}
 	if m.Version != Version {
-		return m, fds, fmt.Errorf("a message of protocol %d, this is %d", m.Version, Version)
+		return m, fds, fmt.Errorf("%w: a message of protocol %d, this is %d", ErrProtocol, m.Version, Version)
 	}
 	return m, fds, nil
 }
@@ -112,4 +115,24 @@ func trusted(c *net.UnixConn) bool {
 		ok = err == nil && (peer.Uid == 0 || int(peer.Uid) == os.Geteuid())
 	})
 	return ok
+}
+
+// processOf is a descriptor of the process at the other end of a connection that
+// this one made. SO_PEERPIDFD (since Linux 6.5) names it for good; before, its
+// number has to do, which is taken while it listens.
+func processOf(c *net.UnixConn) (pidfd int, err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	controlErr := raw.Control(func(fd uintptr) {
+		if pidfd, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PEERPIDFD); err == nil {
+			return
+		}
+		var peer *unix.Ucred
+		if peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			pidfd, err = unix.PidfdOpen(int(peer.Pid), 0)
+		}
+	})
+	return pidfd, errors.Join(controlErr, err)
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,9 +15,13 @@ import (
 // Serve keeps descriptors for whoever asks at the Unix socket path, until it is
 // told to quit. It refuses a path where another keeper answers.
 func Serve(path string) error {
-	if c, err := net.DialUnix("unixpacket", nil, address(path)); err == nil {
+	c, err := net.DialUnix("unixpacket", nil, address(path))
+	switch {
+	case err == nil:
 		c.Close()
 		return fmt.Errorf("a keeper answers at %s already", path)
+	case !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("a keeper listens at %s already: %w", path, err) // and has no time
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -29,17 +34,32 @@ func Serve(path string) error {
 		return err
 	}
 	s := &server{held: map[string]int{}, listener: l}
-	for {
+	// What is held must not end because one connection cannot be had, for want of
+	// descriptors or memory.
+	for pause := minPause; ; {
 		c, err := l.AcceptUnix()
-		if errors.Is(err, net.ErrClosed) {
+		switch {
+		case errors.Is(err, net.ErrClosed):
 			return nil // told to quit
+		case err != nil:
+			time.Sleep(pause)
+			pause = min(2*pause, maxPause)
+		default:
+			pause = minPause
+			go s.answer(c)
 		}
-		if err != nil {
-			return err
-		}
-		go s.answer(c)
 	}
 }
+
+// The pauses of a keeper that cannot accept.
+const (
+	minPause = time.Millisecond
+	maxPause = 100 * time.Millisecond
+)
+
+// sendTimeout bounds the sending of an answer, during which nobody else is answered.
+// It is below a client's patience.
+const sendTimeout = time.Second
 
 func address(path string) *net.UnixAddr { return &net.UnixAddr{Name: path, Net: "unixpacket"} }
 
@@ -48,6 +68,7 @@ type server struct {
 
 	mu   sync.Mutex
 	held map[string]int
+	quit bool // nobody is answered any more
 }
 
 func (s *server) answer(c *net.UnixConn) {
@@ -74,6 +95,11 @@ func (s *server) answer(c *net.UnixConn) {
 func (s *server) do(c *net.UnixConn, m message, fds []int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.quit {
+		closeAll(fds)
+		return net.ErrClosed
+	}
+	c.SetWriteDeadline(time.Now().Add(sendTimeout))
 	switch {
 	case m.Op == "put" && len(m.Names) == len(fds):
 		for i, name := range m.Names {
@@ -94,6 +120,7 @@ func (s *server) do(c *net.UnixConn, m message, fds []int) error {
 	case m.Op == "all" && len(fds) == 0:
 		return s.all(c)
 	case m.Op == "quit" && len(fds) == 0:
+		s.quit = true
 		err := send(c, message{}, nil)
 		s.listener.Close() // unlinks the socket, and ends Serve
 		return err

@@ -116,12 +116,17 @@ func descriptors(pid int) int {
 	return len(entries)
 }
 
-// A keeper that is killed is replaced, and the next supervisor finds everything
-// with the new one. If both are killed the next supervisor takes the sockets from
-// the generations themselves.
+// A keeper that is killed is replaced, and so is one that is stuck; the next
+// supervisor finds everything with the new one. If both are killed the next
+// supervisor takes the sockets from the generations themselves.
 func TestKeeperKilled(t *testing.T) {
-	for name, both := range map[string]bool{"keeper alone": false, "keeper and supervisor": true} {
-		t.Run(name, func(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		by   syscall.Signal
+		both bool
+	}{{"keeper alone", syscall.SIGKILL, false}, {"keeper and supervisor", syscall.SIGKILL, true}, {"keeper stopped", syscall.SIGSTOP, false}} {
+		t.Run(test.name, func(t *testing.T) {
+			both := test.both
 			n := node.Start(t, demo.Place{}, demo.Settings{})
 			load := node.Load(t, n)
 			load.Slow = time.Second
@@ -141,7 +146,7 @@ func TestKeeperKilled(t *testing.T) {
 				// Stopped, it replaces no keeper.
 				syscall.Kill(n.PID(), syscall.SIGSTOP)
 			}
-			if err := syscall.Kill(first, syscall.SIGKILL); err != nil {
+			if err := syscall.Kill(first, test.by); err != nil {
 				t.Fatal(err)
 			}
 			if !both {
