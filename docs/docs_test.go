@@ -164,6 +164,7 @@ const minimal = `
 listeners: [{name: web, address: "127.0.0.1:8080", protocol: http}]
 routes: [{name: all, listeners: [web], upstreams: [{name: origin}]}]
 upstreams: [{name: origin, endpoints: ["127.0.0.1:9001"]}]
+balancer: {interfaces: [eth0], reals: [{name: a, address: 10.2.0.11}], vips: [{address: 10.9.0.1}]}
 `
 
 // The reference has every key of the schema, no other, and the true default.

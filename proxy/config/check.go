@@ -16,7 +16,8 @@ import (
 // notBuilt are keys that the schema keeps for features to come. A user who
 // sets one must learn that it has no effect.
 var notBuilt = map[string]string{
-	"balancer": "the balancer",
+	"balancer.reclaim":  "reclaim",
+	"balancer.firewall": "the firewall",
 }
 
 // checker compares a YAML tree with the types of this package, because the

@@ -23,12 +23,15 @@ type Config struct {
 	RuntimeDir string `mapstructure:"runtime_dir" yaml:"runtime_dir"`
 	// Admin is where operators talk to the supervisor.
 	Admin Admin `mapstructure:"admin" yaml:"admin"`
-	// Listeners are what the node serves: at least one, at most 16384, no two overlapping.
-	Listeners []Listener `mapstructure:"listeners" yaml:"listeners" jsonschema:"required,minItems=1,maxItems=16384"`
+	// Listeners are what the node serves: at least one, at most 16384, no two
+	// overlapping. A file of a balancer alone has none, and neither routes nor upstreams.
+	Listeners []Listener `mapstructure:"listeners" yaml:"listeners" jsonschema:"maxItems=16384"`
 	// Routes lead from listeners to upstreams.
-	Routes []Route `mapstructure:"routes" yaml:"routes" jsonschema:"required,minItems=1"`
+	Routes []Route `mapstructure:"routes" yaml:"routes"`
 	// Upstreams are where routes lead.
-	Upstreams []Upstream `mapstructure:"upstreams" yaml:"upstreams" jsonschema:"required,minItems=1"`
+	Upstreams []Upstream `mapstructure:"upstreams" yaml:"upstreams"`
+	// Balancer stands in front of nodes. Absent means none.
+	Balancer *Balancer `mapstructure:"balancer" yaml:"balancer,omitempty" json:",omitempty"`
 	// Proxy is how a generation is started.
 	Proxy Proxy `mapstructure:"proxy" yaml:"proxy"`
 	// Release is how one generation replaces another.
@@ -39,6 +42,12 @@ type Config struct {
 	Traces Traces `mapstructure:"traces" yaml:"traces"`
 	// Shutdown is the end of the supervisor.
 	Shutdown Shutdown `mapstructure:"shutdown" yaml:"shutdown"`
+}
+
+// BalancesAlone reports whether the file is one of a balancer alone, which
+// serves nothing itself.
+func (c *Config) BalancesAlone() bool {
+	return c.Balancer != nil && len(c.Listeners)+len(c.Routes)+len(c.Upstreams) == 0
 }
 
 // Node names this host.

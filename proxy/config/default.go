@@ -94,6 +94,7 @@ func fillElements(settings map[string]any) {
 	for _, u := range elements(settings, "upstreams") {
 		fill(u, upstream)
 	}
+	fillBalancer(settings)
 	for _, r := range elements(settings, "routes") {
 		for _, b := range elements(r, "upstreams") {
 			fill(b, map[string]any{"weight": 1})

@@ -7,10 +7,12 @@ import (
 )
 
 // HandOver writes the configuration for a generation, private keys and all.
-// [Receive] reads it back to an equal one, wherever and as whoever it runs. It
+// [Receive] reads it back to an equal one, but for the balancer, wherever and as whoever it runs. It
 // is JSON, for with thousands of listeners reading YAML takes a second.
 func (c *Config) HandOver() ([]byte, error) {
-	data, err := json.Marshal(c)
+	handed := *c
+	handed.Balancer = nil // no generation's business
+	data, err := json.Marshal(handed)
 	if err != nil {
 		return nil, fmt.Errorf("marshal configuration: %w", err)
 	}

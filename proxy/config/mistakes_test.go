@@ -133,8 +133,6 @@ var mistakes = []struct {
 		"baton.yaml:6: listeners[1].max_body_bytes: has no meaning for udp (leave it out)"},
 	{"udp that never ends", `8081", protocol: tcp`, `8081", protocol: udp, idle_timeout: 0s`,
 		"baton.yaml:6: listeners[1].idle_timeout: is 0, and nothing but silence ends a flow of udp (write it as 30s)"},
-	{"balancer", "steering: auto", "balancer: {interfaces: [eth0]}",
-		"baton.yaml:15: balancer: the balancer is not built yet (leave it out)"},
 	{"name missing", "name: edge-1", `name: ""`,
 		"baton.yaml:1: node.name: is missing (give it one)"},
 	{"name with capitals", "name: edge-1", "name: Edge",

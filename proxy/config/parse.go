@@ -95,6 +95,9 @@ func decode(root *yaml.Node, overrides map[string]any) (*Config, error) {
 		return nil, fmt.Errorf("merge: %w", err)
 	}
 	for path, value := range overrides {
+		if _, ok := settings["balancer"]; !ok && strings.HasPrefix(path, "balancer.") {
+			continue // there is none to override anything of
+		}
 		v.Set(strings.ReplaceAll(path, ".", delimiter), value)
 	}
 
@@ -116,6 +119,11 @@ func decode(root *yaml.Node, overrides map[string]any) (*Config, error) {
 	// configurations equal.
 	for i := range c.Listeners {
 		c.Listeners[i].TrustedProxies = noneIfEmpty(c.Listeners[i].TrustedProxies)
+	}
+	if c.Balancer != nil {
+		for i := range c.Balancer.VIPs {
+			c.Balancer.VIPs[i].Reals = noneIfEmpty(c.Balancer.VIPs[i].Reals)
+		}
 	}
 	for i := range c.Routes {
 		c.Routes[i].Match.Hosts = noneIfEmpty(c.Routes[i].Match.Hosts)

@@ -123,6 +123,12 @@ proxy: {command: ["/bin/my server", "--flag=é", "", "null", "0x10", " lead", "a
 release: {ready_timeout: 1ms, ramp: [0.01%, 33.33%, 99.99%, 100%], drain_timeout: 300h, max_generations: 2, on_inconclusive: rollback, verify: {window: 0s, max_error_rate: 0.01%, min_flows: 1000000}}
 steering: bpf
 shutdown: {lead: 0s}
+balancer:
+  interfaces: [eth0.7, "@b"]
+  xdp_mode: generic
+  reals: [{name: a, address: "2001:db8::a", server_id: 4294967295, weight: 0}, {name: b, address: 10.0.0.1}]
+  vips: [{address: 10.9.0.1, protocols: [udp], quic: true, katran_ids: true, reals: [b]}, {address: 10.9.0.1, port: 65535}]
+  health: {tcp_port: 1, http_path: /up, interval: 1ms, timeout: 2h, fall: 100, rise: 1, slow_start: 1m}
 `
 
 func TestMarshalParse(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"maps"
 	"net/netip"
 	"reflect"
 	"strings"
@@ -14,18 +15,25 @@ import (
 	"github.com/invopop/jsonschema"
 )
 
-// source is the file that declares the types. Its doc comments are the
-// descriptions of the schema, so that each key is explained once.
+// source and balancerSource are the files that declare the types. Their doc
+// comments are the descriptions of the schema, so that each key is explained once.
 //
 //go:embed config.go
 var source []byte
 
+//go:embed balancer.go
+var balancerSource []byte
+
 // Schema is the JSON Schema of the file, for editors and other tools. It says
 // what a key takes; what keys mean together is known to [Parse] alone.
 func Schema() ([]byte, error) {
-	comments, err := docComments(source)
-	if err != nil {
-		return nil, fmt.Errorf("read the descriptions of the schema: %w", err)
+	comments := map[string]string{}
+	for _, file := range [][]byte{source, balancerSource} {
+		more, err := docComments(file)
+		if err != nil {
+			return nil, fmt.Errorf("read the descriptions of the schema: %w", err)
+		}
+		maps.Copy(comments, more)
 	}
 	r := jsonschema.Reflector{
 		Anonymous:                  true,
@@ -39,6 +47,8 @@ func Schema() ([]byte, error) {
 	}
 	schema := r.ReflectFromType(configType)
 	schema.Title = "Baton configuration"
+	// A node's file, a balancer's, or both in one.
+	schema.AnyOf = []*jsonschema.Schema{{Required: []string{"listeners", "routes", "upstreams"}}, {Required: []string{"balancer"}}}
 	text, err := json.MarshalIndent(schema, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("encode schema: %w", err)
@@ -63,6 +73,10 @@ func schemaOf(t reflect.Type) *jsonschema.Schema {
 		return enum(upstreamProtocols)
 	case reflect.TypeFor[WorkerChoice]():
 		return enum(workerChoices)
+	case reflect.TypeFor[XDPMode]():
+		return enum(xdpModes)
+	case reflect.TypeFor[Forwarding]():
+		return enum(forwardings)
 	case reflect.TypeFor[Steering]():
 		return enum(steerings)
 	}

@@ -52,10 +52,12 @@ func (v validator) all() {
 	v.release()
 	v.traces()
 	choice(v, "steering", "steering", v.c.Steering, steerings, nil)
-	upstreams := v.upstreams()
-	listeners := v.listeners()
 	v.admin()
-	v.routes(listeners, upstreams)
+	v.balancer()
+	if !v.c.BalancesAlone() || v.isRefused("listeners") || v.isRefused("routes") || v.isRefused("upstreams") {
+		upstreams := v.upstreams()
+		v.routes(v.listeners(), upstreams)
+	}
 }
 
 func (v validator) node() {

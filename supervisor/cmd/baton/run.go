@@ -140,6 +140,9 @@ func heedSignals(ctx context.Context, signals <-chan os.Signal, s *supervisor.Su
 func loadForRun(path string, log *slog.Logger) (*config.Config, func(), error) {
 	if path != "" {
 		c, err := config.Load(path)
+		if err == nil && c.Balancer != nil {
+			err = fmt.Errorf("%s: balancer: the balancer is not built yet", path)
+		}
 		return c, func() {}, err
 	}
 	c, err := config.Parse("(built in)", config.Example(), os.Environ())
