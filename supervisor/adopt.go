@@ -269,15 +269,17 @@ func (s *Supervisor) adopt() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, g := range s.generations {
-		if g.leftover() {
-			continue
-		}
-		s.keep(g)
-		if d := s.steering.datagramGroups(); d != nil {
+		if d := s.steering.datagramGroups(); d != nil && !g.leftover() {
 			if err := d.ensureAll(g.recipe.config); err != nil {
 				s.log.Error("the datagrams of a generation have no sink", "generation", g.id, "error", err)
 			}
 		}
+	}
+	for _, g := range s.generations {
+		if g.leftover() {
+			continue
+		}
+		s.keep(g)
 		s.protect(g)
 		s.count(g, true)
 		// The tables were pinned, or they are fresh and know nobody.

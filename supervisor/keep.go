@@ -206,7 +206,19 @@ func keptSocket(generation uint64, listener string, worker int) string {
 const (
 	keptKeys     = "keys"
 	keptPrevious = "previous/" // what a rollback goes back to, after its generation has gone
+	keptTable    = "table/"    // of the kernel's; they are pinned as well, where that can be
 )
+
+// keptTables are the kernel's tables among what a keeper holds, by name.
+func keptTables(left map[string]int) map[string]int {
+	tables := map[string]int{}
+	for name, fd := range left {
+		if table, ok := strings.CutPrefix(name, keptTable); ok {
+			tables[table] = fd
+		}
+	}
+	return tables
+}
 
 // keep puts what is a generation's with the keeper, before anybody depends on it.
 func (s *Supervisor) keep(g *generation) {
@@ -218,6 +230,11 @@ func (s *Supervisor) keep(g *generation) {
 	}
 	if g.book != nil {
 		fds[keptOf(g.id, "ledger")] = g.book.ledger.FD()
+	}
+	if by, ok := s.steering.(*steering); ok {
+		for name, fd := range by.node.Tables() { // each time: those of datagrams come with the first that takes any
+			fds[keptTable+name] = fd
+		}
 	}
 	s.keeper.put(fds)
 }

@@ -269,11 +269,12 @@ func (s *Supervisor) openListeners() error {
 	return by.unshut(s.shift.addresses()...)
 }
 
-// openAdopted opens the listeners of who was found to serve, under their names. With
-// nobody in the shift those of the file open, as they do at a first start.
+// openAdopted opens the listeners of who was found to serve, under their names, and
+// gives them who came before that was known. With nobody in the shift those of the file
+// open, as they do at a first start.
 func (s *Supervisor) openAdopted() error {
 	by, ok := s.steering.(*steering)
-	if !ok || !by.isShut() {
+	if !ok {
 		return nil
 	}
 	if err := by.node.Fence(); err != nil { // an interrupted release may just have been undone
@@ -283,7 +284,7 @@ func (s *Supervisor) openAdopted() error {
 	defer s.mu.Unlock()
 	if g := s.shift.current; g != nil {
 		by.rename(g.recipe.config)
-		return by.unshut(s.shift.addresses()...)
+		return errors.Join(by.unshut(s.shift.addresses()...), by.emptySinks())
 	}
 	return by.unshut(addressesOf(s.config))
 }

@@ -56,7 +56,7 @@ func (s *Supervisor) openSteerer(mode config.Steering, attach bool) error {
 		s.log.Warn("nothing is pinned: the tables cannot be inspected from outside", "reason", err)
 	}
 	again := slices.ContainsFunc(s.generations, func(g *generation) bool { return !g.leftover() })
-	by, err := openSteering(s.adoptedListeners(), s.pins, attach, again)
+	by, err := openSteering(s.adoptedListeners(), s.pins, attach, again, keptTables(s.unclaimed))
 	if err != nil {
 		return fmt.Errorf("steering: %w (`baton doctor` says what this machine lacks)", err)
 	}

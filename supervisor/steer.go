@@ -68,28 +68,37 @@ func pinDir(instance string) (string, error) {
 	return filepath.Join(bpffs, "baton", instance), nil
 }
 
-// openNode opens the tables: again, those that an earlier supervisor has pinned
-// and its generations are in, or else fresh ones.
-func openNode(pins string, again bool) (*reuseport.Node, error) {
+// openNode opens the tables: again, those of an earlier supervisor, which its
+// generations are in, from their pins or from its keeper, or else fresh ones.
+func openNode(pins string, again bool, kept map[string]int) (_ *reuseport.Node, fresh bool, err error) {
 	if again && pins != "" {
 		n, err := reuseport.Reopen(pins)
 		if !errors.Is(err, os.ErrNotExist) {
-			return n, err
+			return n, false, err
 		}
 	}
-	return reuseport.Open(pins)
+	if again {
+		n, err := reuseport.Regain(pins, kept)
+		if !errors.Is(err, os.ErrNotExist) {
+			return n, false, err
+		}
+	}
+	n, err := reuseport.Open(pins)
+	return n, true, err
 }
 
 // openSteering makes the groups and sinks of listeners, and, again, of those that
-// adopted generations have. The listeners are then closed until it is read who serves.
-func openSteering(listeners []config.Listener, pins string, attach, again bool) (_ *steering, err error) {
+// adopted generations have. The listeners are then closed until it is read who serves;
+// but where the tables are fresh, and know nobody yet, clients wait.
+func openSteering(listeners []config.Listener, pins string, attach, again bool, kept map[string]int) (_ *steering, err error) {
 	s := &steering{attach: attach, byAddress: map[reuseport.Address]*listener{}}
 	defer func() {
 		if err != nil {
 			s.close()
 		}
 	}()
-	if s.node, err = openNode(pins, again); err != nil {
+	var fresh bool
+	if s.node, fresh, err = openNode(pins, again, kept); err != nil {
 		return nil, err
 	}
 	if s.numbers, err = s.node.Numbers(); err != nil {
@@ -103,7 +112,7 @@ func openSteering(listeners []config.Listener, pins string, attach, again bool) 
 		if !conf.Protocol.HasStreams() || s.at(conf) != nil {
 			continue
 		}
-		if err := s.add(conf, !again); err != nil {
+		if err := s.add(conf, fresh); err != nil {
 			return nil, err
 		}
 	}

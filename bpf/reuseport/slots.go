@@ -51,7 +51,9 @@ func (g *Group) Fill(slot uint8, choice Choice, fds []int) error {
 // occupy writes a place when its sockets are there. n.mu is held.
 func (n *Node) occupy(slot, listener uint32, p steerPlace, fds []int) error {
 	for w, fd := range fds {
-		if err := n.sockets.Put(p.First+uint32(w), uint64(fd)); err != nil {
+		// A socket is in one table at most, and in that of an earlier process until the
+		// kernel has freed it (reuseport_array_free, kernel/bpf/reuseport_array.c).
+		if err := patient.While(unix.EBUSY, func() error { return n.sockets.Put(p.First+uint32(w), uint64(fd)) }); err != nil {
 			return fmt.Errorf("worker %d: %w", w, err)
 		}
 	}

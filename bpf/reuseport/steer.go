@@ -24,6 +24,7 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/baton-mesh/baton/bpf/cidkeys"
 )
@@ -119,6 +120,63 @@ func Reopen(dir string) (*Node, error) {
 		}
 		return m, nil
 	})
+}
+
+// Tables are descriptors of the maps, by names that tell their layout, for a process
+// that is to [Regain] them. They are the node's, and open as long as it is.
+func (n *Node) Tables() map[string]int {
+	tables := map[string]int{}
+	for name, m := range n.maps() {
+		tables[layout+"/"+name] = (*m).FD()
+	}
+	if n.flows != nil {
+		tables[layout+"/"+datagramMapFlows] = n.flows.FD()
+	}
+	return tables
+}
+
+// Regain is [Reopen] where nothing is pinned, but somebody has kept the descriptors of
+// [Node.Tables], which stay the caller's. What it opens it pins below dir, unless that
+// is empty.
+func Regain(dir string, tables map[string]int) (*Node, error) {
+	if dir != "" {
+		dir = filepath.Join(dir, layout)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("make the pin directory: %w", err)
+		}
+	}
+	provide := func(n *Node, spec *ebpf.MapSpec, name string) (*ebpf.Map, error) {
+		fd, ok := tables[layout+"/"+name]
+		if !ok {
+			return nil, fmt.Errorf("map %s was not kept: %w", name, os.ErrNotExist)
+		}
+		own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return nil, err
+		}
+		m, err := ebpf.NewMapFromFD(own)
+		if err != nil {
+			return nil, fmt.Errorf("open the kept map %s: %w", name, err)
+		}
+		if err := spec.Compatible(m); err != nil {
+			m.Close()
+			return nil, fmt.Errorf("the kept map %s: %w", name, err)
+		}
+		return m, n.pin(name, m)
+	}
+	n, err := load(dir, provide)
+	if err != nil || tables[layout+"/"+datagramMapFlows] == 0 {
+		return n, err
+	}
+	spec, err := loadDatagram()
+	if err == nil {
+		n.flows, err = provide(n, spec.Maps[datagramMapFlows], datagramMapFlows)
+	}
+	if err != nil {
+		n.Close()
+		return nil, err
+	}
+	return n, nil
 }
 
 func load(dir string, provide func(*Node, *ebpf.MapSpec, string) (*ebpf.Map, error)) (_ *Node, err error) {

@@ -141,13 +141,13 @@ func TestQuit(t *testing.T) {
 	if err := c.Quit(); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket is left: %v", err)
+	}
 	select {
 	case <-ended:
 	case <-time.After(30 * time.Second):
 		t.Fatal("its end was not noticed")
-	}
-	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the socket is left: %v", err)
 	}
 	if err := c.Put(nil); err != nil {
 		t.Errorf("nothing to ask, and yet %v", err)

@@ -33,6 +33,7 @@ func Serve(path string) error {
 	if err != nil {
 		return err
 	}
+	l.SetUnlinkOnClose(false) // quit does
 	s := &server{held: map[string]int{}, listener: l}
 	// What is held must not end because one connection cannot be had, for want of
 	// descriptors or memory.
@@ -121,8 +122,9 @@ func (s *server) do(c *net.UnixConn, m message, fds []int) error {
 		return s.all(c)
 	case m.Op == "quit" && len(fds) == 0:
 		s.quit = true
+		os.Remove(s.listener.Addr().String()) // before who asked goes on: another may listen there then
 		err := send(c, message{}, nil)
-		s.listener.Close() // unlinks the socket, and ends Serve
+		s.listener.Close() // ends Serve
 		return err
 	}
 	closeAll(fds)

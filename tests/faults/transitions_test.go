@@ -118,13 +118,20 @@ func descriptors(pid int) int {
 
 // A keeper that is killed is replaced, and so is one that is stuck; the next
 // supervisor finds everything with the new one. If both are killed the next
-// supervisor takes the sockets from the generations themselves.
+// supervisor takes the sockets from the generations themselves, and where its tables
+// are gone too fills them anew, while new flows wait.
 func TestKeeperKilled(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		by   syscall.Signal
 		both bool
-	}{{"keeper alone", syscall.SIGKILL, false}, {"keeper and supervisor", syscall.SIGKILL, true}, {"keeper stopped", syscall.SIGSTOP, false}} {
+		pins bool // are left
+	}{
+		{"keeper alone", syscall.SIGKILL, false, true},
+		{"keeper stopped", syscall.SIGSTOP, false, true},
+		{"keeper and supervisor", syscall.SIGKILL, true, true},
+		{"keeper, supervisor and tables", syscall.SIGKILL, true, false},
+	} {
 		t.Run(test.name, func(t *testing.T) {
 			both := test.both
 			n := node.Start(t, demo.Place{}, demo.Settings{})
@@ -156,6 +163,9 @@ func TestKeeperKilled(t *testing.T) {
 				})
 			}
 			n.Kill()
+			if !test.pins {
+				node.Unpin(t, n.Dir+"/run")
+			}
 			if err := n.Restart(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -166,7 +176,8 @@ func TestKeeperKilled(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if res, err := n.Release(t.Context(), file); err != nil || res.ExitCode != 0 {
+			// The account of flows has a gap where it was not pinned: no release is judged by it.
+			if res, err := n.Release(t.Context(), file); err != nil || res.Outcome != "passed" && (test.pins || res.Outcome != "inconclusive") {
 				t.Errorf("a release afterwards: %+v, %v", res, err)
 			}
 			stop()

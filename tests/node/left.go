@@ -15,8 +15,7 @@ import (
 func WantNothingLeft(t testing.TB, runtimeDir string) {
 	t.Helper()
 	_, own := need.Cgroup2(t)
-	// As the supervisor names them: after the directory, without slashes.
-	instance := strings.ReplaceAll(strings.Trim(runtimeDir, "/"), "/", "-")
+	instance := instanceOf(runtimeDir)
 	groups := own + "/baton-" + instance + "-*"
 	for _, kill := range glob(t, groups+"/gen-*/cgroup.kill") {
 		os.WriteFile(kill, []byte("1"), 0)
@@ -27,6 +26,24 @@ func WantNothingLeft(t testing.TB, runtimeDir string) {
 			os.RemoveAll(path)
 		}
 	}
+}
+
+// Unpin makes the next supervisor of a runtime directory find what it would without a
+// BPF file system.
+func Unpin(t testing.TB, runtimeDir string) {
+	t.Helper()
+	pins := glob(t, "/sys/fs/bpf/baton/"+instanceOf(runtimeDir)+"-*")
+	if len(pins) != 1 {
+		t.Fatalf("pinned for %s: %v", runtimeDir, pins)
+	}
+	if err := os.RemoveAll(pins[0]); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// instanceOf is as the supervisor names things: after the directory, without slashes.
+func instanceOf(runtimeDir string) string {
+	return strings.ReplaceAll(strings.Trim(runtimeDir, "/"), "/", "-")
 }
 
 func glob(t testing.TB, pattern string) []string {

@@ -1,4 +1,4 @@
-// Package patient updates hash maps that are filled fast.
+// Package patient updates maps that cannot take an element yet.
 package patient
 
 import (
@@ -17,9 +17,12 @@ const (
 // takes its elements from a small store, which the kernel refills beside
 // (kernel/bpf/memalloc.c): thousands of updates in a row find it empty now and
 // then, on an idle machine with much memory too.
-func Update(update func() error) error {
+func Update(update func() error) error { return While(unix.ENOMEM, update) }
+
+// While repeats an update that fails for this reason, for a while.
+func While(reason unix.Errno, update func() error) error {
 	for late := time.Now().Add(enough); ; time.Sleep(pause) {
-		if err := update(); !errors.Is(err, unix.ENOMEM) || time.Now().After(late) {
+		if err := update(); !errors.Is(err, reason) || time.Now().After(late) {
 			return err
 		}
 	}
