@@ -1,0 +1,110 @@
+package balancer
+
+import (
+	"cmp"
+	"net"
+	"slices"
+	"time"
+
+	"github.com/baton-mesh/baton/proxy/config"
+)
+
+// Status is where everything stands.
+type Status struct {
+	Interfaces []InterfaceStatus `json:"interfaces"`
+	Reals      []RealStatus      `json:"reals"`
+	VIPs       []VIPStatus       `json:"vips"`
+	Rings      int               `json:"rings"`
+	Reloads    Reloads           `json:"reloads"`
+}
+
+// InterfaceStatus is one interface.
+type InterfaceStatus struct {
+	Name     string `json:"name"`
+	Ifindex  int    `json:"ifindex,omitempty"`
+	Attached bool   `json:"attached"`
+	Problem  string `json:"problem,omitempty"`
+}
+
+// RealStatus is one real.
+type RealStatus struct {
+	Name     string `json:"name"`
+	Address  string `json:"address"`
+	ServerID uint32 `json:"server_id,omitempty"`
+	Weight   int    `json:"weight"`
+	State    State  `json:"state"`
+	// Since is when its checks last changed it. Zero: not since the start.
+	Since time.Time `json:"since,omitzero"`
+	// Share is what it gets now of its weight, 0 to 1.
+	Share   float64 `json:"share"`
+	MAC     string  `json:"mac,omitempty"`
+	Problem string  `json:"problem,omitempty"`
+	Index   uint32  `json:"index"`
+}
+
+// VIPStatus is one VIP, for one protocol.
+type VIPStatus struct {
+	Address  string `json:"address"`
+	Port     uint16 `json:"port"`
+	Protocol string `json:"protocol"`
+	// Reals is how many serve it, Serving how many of them get new flows now.
+	Reals   int `json:"reals"`
+	Serving int `json:"serving"`
+}
+
+// Status is where everything stands now.
+func (b *Balancer) Status() Status {
+	var s Status
+	b.post(func() {
+		now := time.Now()
+		for name, i := range b.interfaces {
+			problem := i.problem
+			if i.ifindex == 0 {
+				problem = "there is none of the name"
+			}
+			s.Interfaces = append(s.Interfaces, InterfaceStatus{name, i.ifindex, i.hangs, problem})
+		}
+		for _, r := range b.byName() {
+			s.Reals = append(s.Reals, b.realStatus(r, now))
+		}
+		for vip := range b.vips {
+			s.VIPs = append(s.VIPs, b.vipStatus(vip))
+		}
+		s.Rings, s.Reloads = len(b.ringNames), b.reloads
+	})
+	slices.SortFunc(s.Interfaces, func(a, c InterfaceStatus) int { return cmp.Compare(a.Name, c.Name) })
+	slices.SortFunc(s.VIPs, func(a, c VIPStatus) int {
+		return cmp.Or(cmp.Compare(a.Address, c.Address), cmp.Compare(a.Port, c.Port), cmp.Compare(a.Protocol, c.Protocol))
+	})
+	return s
+}
+
+func (b *Balancer) realStatus(r *real, now time.Time) RealStatus {
+	slow := b.conf.Health.SlowStart
+	s := RealStatus{
+		Name: r.conf.Name, Address: r.conf.Address, ServerID: r.conf.ServerID, Weight: *r.conf.Weight,
+		State: r.state(slow, now), Since: r.health.Since, Problem: r.problem, Index: r.index,
+	}
+	if weight, _ := r.share(slow, now); s.Weight > 0 {
+		s.Share = float64(weight) / float64(s.Weight) / 10
+	}
+	if r.hop.MAC != [6]byte{} {
+		s.MAC = net.HardwareAddr(r.hop.MAC[:]).String()
+	}
+	if s.Problem == "" {
+		s.Problem = r.hop.Problem
+	}
+	return s
+}
+
+func (b *Balancer) vipStatus(vip VIP) VIPStatus {
+	ring := b.vips[vip].Ring
+	s := VIPStatus{
+		Address: vip.Addr.String(), Port: vip.Port, Protocol: string(config.TCP),
+		Reals: len(b.ringNames[ring]), Serving: len(b.have.Rings[ring]),
+	}
+	if vip.UDP {
+		s.Protocol = string(config.UDP)
+	}
+	return s
+}

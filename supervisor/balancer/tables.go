@@ -1,0 +1,186 @@
+package balancer
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/balancer/maglev"
+)
+
+// want is what the kernel's tables are to hold now, and how long that is true: 0
+// means until something happens.
+func (b *Balancer) want(now time.Time) (Tables, time.Duration) {
+	w := newTables()
+	var until time.Duration
+	weights := map[string]Share{} // by name
+	for _, r := range b.reals {
+		w.Reals[r.index] = r.entry()
+		if r.conf.ServerID != 0 {
+			w.ServerIDs[r.conf.ServerID] = r.index
+		}
+		weight, next := r.share(b.conf.Health.SlowStart, now)
+		if weight > 0 {
+			weights[r.conf.Name] = Share{r.index, weight}
+		}
+		if next > 0 && (until == 0 || next < until) {
+			until = next
+		}
+	}
+	for id, names := range b.ringNames {
+		shares := make([]Share, 0, len(names))
+		for _, name := range names {
+			if s, ok := weights[name]; ok {
+				shares = append(shares, s)
+			}
+		}
+		w.Rings[id] = shares
+	}
+	for vip, entry := range b.vips {
+		w.VIPs[vip] = entry
+	}
+	return w, until
+}
+
+// vipsOf is the VIPs of a configuration, without their rings, and the reals of each.
+func vipsOf(conf *config.Balancer) (entries map[VIP]VIPEntry, reals map[VIP][]string) {
+	entries, reals = map[VIP]VIPEntry{}, map[VIP][]string{}
+	var all []string
+	for _, r := range conf.Reals {
+		all = append(all, r.Name)
+	}
+	slices.Sort(all)
+	for _, v := range conf.VIPs {
+		names := all
+		if len(v.Reals) > 0 && len(v.Reals) < len(all) {
+			names = slices.Sorted(slices.Values(v.Reals))
+		}
+		for _, p := range v.Protocols {
+			udp := p == config.UDP
+			vip := VIP{v.Addr(), uint16(v.Port), udp}
+			entries[vip] = VIPEntry{QUIC: udp && v.QUIC, KatranIDs: udp && v.KatranIDs}
+			reals[vip] = names
+		}
+	}
+	return entries, reals
+}
+
+// ringsAtOnce bounds the rings that are in memory at once, 256 KiB each.
+const ringsAtOnce = 64
+
+// apply brings the kernel from what it has to w. In this order a packet never
+// finds a name without what it names: what is new is written before what points
+// to it, and what goes, goes after. What fails is left for the next time.
+func (b *Balancer) apply(w Tables) error {
+	var errs []error
+	try := func(what any, op string, err error) bool {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s %v: %w", op, what, err))
+		}
+		return err == nil
+	}
+	have := &b.have
+	for index, r := range w.Reals {
+		if old, ok := have.Reals[index]; (!ok || old != r) && try(r.Addr, "set real", b.kernel.SetReal(index, r)) {
+			have.Reals[index] = r
+		}
+	}
+	changed := map[uint32][]Share{}
+	for id, shares := range w.Rings {
+		shares = slices.DeleteFunc(slices.Clone(shares), func(s Share) bool { return !b.holds(s.Index) })
+		if old, ok := have.Rings[id]; !ok || !slices.Equal(old, shares) {
+			changed[id] = shares
+		}
+	}
+	for ids := range slices.Chunk(slices.Sorted(maps.Keys(changed)), ringsAtOnce) {
+		if try(len(ids), "set rings", b.kernel.SetRings(b.fill(ids, changed, w.Reals))) {
+			for _, id := range ids {
+				have.Rings[id] = changed[id]
+			}
+		}
+	}
+	for vip, entry := range w.VIPs {
+		filled, ok := have.Rings[entry.Ring]
+		if !ok || !slices.Equal(filled, w.Rings[entry.Ring]) {
+			continue // it failed: what it holds may be another's
+		}
+		if old, ok := have.VIPs[vip]; (!ok || old != entry) && try(vip, "set VIP", b.kernel.SetVIP(vip, entry)) {
+			have.VIPs[vip] = entry
+		}
+	}
+	for id, index := range w.ServerIDs {
+		if old, ok := have.ServerIDs[id]; (!ok || old != index) && b.holds(index) && try(id, "set server_id", b.kernel.SetServerID(id, index)) {
+			have.ServerIDs[id] = index
+		}
+	}
+	for id := range have.ServerIDs {
+		if _, ok := w.ServerIDs[id]; !ok && try(id, "delete server_id", b.kernel.DeleteServerID(id)) {
+			delete(have.ServerIDs, id)
+		}
+	}
+	for vip := range have.VIPs {
+		if _, ok := w.VIPs[vip]; !ok && try(vip, "delete VIP", b.kernel.DeleteVIP(vip)) {
+			delete(have.VIPs, vip)
+		}
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...) // something may still point to what would go next
+	}
+	for id := range have.Rings {
+		if _, ok := w.Rings[id]; !ok && try(id, "delete ring", b.kernel.DeleteRing(id)) {
+			delete(have.Rings, id)
+		}
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	for index, r := range have.Reals {
+		if _, ok := w.Reals[index]; !ok && try(r.Addr, "delete real", b.kernel.DeleteReal(index)) {
+			delete(have.Reals, index)
+			b.places.free(index)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// holds reports whether the kernel has a real in the place.
+func (b *Balancer) holds(index uint32) bool {
+	_, ok := b.have.Reals[index]
+	return ok
+}
+
+// fill makes rings of shares, on every core.
+func (b *Balancer) fill(ids []uint32, rings map[uint32][]Share, reals map[uint32]Real) map[uint32][]uint32 {
+	var (
+		mu     sync.Mutex
+		filled = make(map[uint32][]uint32, len(ids))
+		next   = make(chan uint32)
+		group  sync.WaitGroup
+	)
+	for range min(runtime.GOMAXPROCS(0), len(ids)) {
+		group.Go(func() {
+			for id := range next {
+				backends := make([]maglev.Backend, len(rings[id]))
+				for i, s := range rings[id] {
+					backends[i] = maglev.Backend{Key: reals[s.Index].Addr.String(), Value: s.Index, Weight: s.Weight}
+				}
+				table := make([]uint32, b.ringSize)
+				maglev.Fill(table, backends)
+				mu.Lock()
+				filled[id] = table
+				mu.Unlock()
+			}
+		})
+	}
+	for _, id := range ids {
+		next <- id
+	}
+	close(next)
+	group.Wait()
+	return filled
+}
