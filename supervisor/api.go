@@ -106,6 +106,7 @@ type Status struct {
 	Slots       []SlotRuns         `json:"slots"`
 	Drained     Drained            `json:"drained"`
 	Guard       GuardStatus        `json:"guard"`
+	TCPOption   map[string]uint64  `json:"tcp_option,omitempty"` // events of the option with the node's number; none: it is off, or nothing came yet
 	Spans       SpanStatus         `json:"spans"`
 }
 

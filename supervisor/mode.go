@@ -55,8 +55,9 @@ func (s *Supervisor) openSteerer(mode config.Steering, attach bool) error {
 	if s.pins, err = pinDir(instanceName(s.config.RuntimeDir)); err != nil {
 		s.log.Warn("nothing is pinned: the tables cannot be inspected from outside", "reason", err)
 	}
+	s.openTCPOption(s.pins)
 	again := slices.ContainsFunc(s.generations, func(g *generation) bool { return !g.leftover() })
-	by, err := openSteering(s.adoptedListeners(), s.pins, attach, again, keptTables(s.unclaimed))
+	by, err := openSteering(s.adoptedListeners(), s.pins, attach, again, keptTables(s.unclaimed), s.tell)
 	if err != nil {
 		return fmt.Errorf("steering: %w (`baton doctor` says what this machine lacks)", err)
 	}

@@ -102,8 +102,9 @@ func (s socket) listen(backlog int) error {
 
 func (s socket) close() { unix.Close(s.fd) }
 
-// bindAll makes the listening sockets of one generation, by listener, one a worker.
-func bindAll(c *config.Config) (all map[string][]socket, err error) {
+// bindAll makes the listening sockets of one generation, by listener, one a
+// worker. mark is called on each before it listens.
+func bindAll(c *config.Config, mark func(socket)) (all map[string][]socket, err error) {
 	all = make(map[string][]socket, len(c.Listeners))
 	defer func() {
 		if err != nil {
@@ -120,6 +121,7 @@ func bindAll(c *config.Config) (all map[string][]socket, err error) {
 				return nil, err
 			}
 			all[l.Name] = append(all[l.Name], s)
+			mark(s)
 			// Listening, in no slot: the steering program never picks it.
 			if err := s.listen(l.Backlog); err != nil {
 				return nil, fmt.Errorf("listener %s on %s: %w", l.Name, l.Address, err)

@@ -139,6 +139,7 @@ func (s *Supervisor) fork(what *recipe) (_ *generation, err error) {
 			return nil, err
 		}
 	}
+	s.echo(g)
 	if err := s.openBook(g); err != nil {
 		s.log.Error("the generation will keep no ledger", "generation", g.id, "error", err)
 	}

@@ -19,7 +19,8 @@ import (
 
 // steering is the kernel half, as the supervisor uses it.
 type steering struct {
-	attach bool // false: the programs are loaded and steer nothing
+	attach bool         // false: the programs are loaded and steer nothing
+	mark   func(socket) // called on each listening socket before it listens
 	node   *reuseport.Node
 	sinks  sync.Map // cookies of the sockets that are sinks
 
@@ -90,8 +91,8 @@ func openNode(pins string, again bool, kept map[string]int) (_ *reuseport.Node, 
 // openSteering makes the groups and sinks of listeners, and, again, of those that
 // adopted generations have. The listeners are then closed until it is read who serves;
 // but where the tables are fresh, and know nobody yet, clients wait.
-func openSteering(listeners []config.Listener, pins string, attach, again bool, kept map[string]int) (_ *steering, err error) {
-	s := &steering{attach: attach, byAddress: map[reuseport.Address]*listener{}}
+func openSteering(listeners []config.Listener, pins string, attach, again bool, kept map[string]int, mark func(socket)) (_ *steering, err error) {
+	s := &steering{attach: attach, mark: mark, byAddress: map[reuseport.Address]*listener{}}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -126,11 +127,11 @@ func (s *steering) renewSink(l *listener) error {
 	l.sinkMu.Lock()
 	defer l.sinkMu.Unlock()
 	first := l.sink.fd < 0
-	fresh, err := l.joinGroup(first)
+	fresh, err := l.joinGroup(first, s.mark)
 	if first && errors.Is(err, unix.EADDRINUSE) {
 		// The group exists: an earlier supervisor's generation lives. Its
 		// program steers until ours takes its place.
-		fresh, err = l.joinGroup(false)
+		fresh, err = l.joinGroup(false, s.mark)
 	}
 	if err != nil {
 		return fmt.Errorf("sink of listener %s: %w", l.name, err)
@@ -156,7 +157,7 @@ func (s *steering) renewSink(l *listener) error {
 // over the members. A later one must not: the kernel takes a socket that has a
 // program of its own for another group and answers EADDRINUSE
 // (inet_csk_bind_conflict, net/ipv4/inet_connection_sock.c).
-func (l *listener) joinGroup(first bool) (socket, error) {
+func (l *listener) joinGroup(first bool, mark func(socket)) (socket, error) {
 	s, err := bind(l.conf, true)
 	if err != nil {
 		return socket{}, err
@@ -165,6 +166,7 @@ func (l *listener) joinGroup(first bool) (socket, error) {
 		err = l.group.Attach(s.fd)
 	}
 	if err == nil {
+		mark(s)
 		err = s.listen(l.conf.Backlog)
 	}
 	if err == nil && !first {

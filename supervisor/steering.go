@@ -65,7 +65,7 @@ func (s *steering) chooses() bool { return true }
 
 func (s *steering) refuse(*release) error { return nil }
 
-func (s *steering) bind(c *config.Config) (map[string][]socket, error) { return bindAll(c) }
+func (s *steering) bind(c *config.Config) (map[string][]socket, error) { return bindAll(c, s.mark) }
 
 func (s *steering) datagramGroups() *datagrams { return s.datagrams }
 

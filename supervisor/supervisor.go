@@ -19,6 +19,7 @@ import (
 
 	"github.com/baton-mesh/baton/bpf/guard"
 	"github.com/baton-mesh/baton/bpf/reuseport"
+	"github.com/baton-mesh/baton/bpf/sockops"
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/proxy/keys"
 	"github.com/baton-mesh/baton/supervisor/cgroup"
@@ -69,7 +70,8 @@ type Supervisor struct {
 	cgroups  *cgroup.Base  // nil where there is no cgroup2
 	guard    *guard.Guard  // nil where it cannot be had
 	accounts accounts
-	patience atomic.Int64 // how long a probe may take, in ns
+	option   *sockops.Programs // nil: the configuration wants no option, or it cannot be had
+	patience atomic.Int64      // how long a probe may take, in ns
 
 	hurried   chan struct{} // closed when the operator waits no longer
 	wake      chan struct{} // one token: there may be work for the release loop
@@ -321,6 +323,7 @@ func (s *Supervisor) close() {
 	}
 	s.closeGuard()
 	s.closeAccount()
+	s.closeTCPOption()
 	if s.pins != "" {
 		os.Remove(s.pins) // empty, unless another layout is pinned beside ours
 	}
@@ -446,7 +449,7 @@ func (s *Supervisor) Status() Status {
 	st := Status{
 		State: "waiting", Version: s.opts.Version, PID: os.Getpid(),
 		Node: s.config.Node.Name, ServerID: s.config.Node.ServerID, Steering: string(s.steering.mode()), Because: s.why,
-		Generations: []GenerationStatus{}, Drained: s.drained, Guard: s.guardStatus(),
+		Generations: []GenerationStatus{}, Drained: s.drained, Guard: s.guardStatus(), TCPOption: s.tcpOptionStatus(),
 		Spans: SpanStatus{s.traces.Counts(), s.store.Counts(), s.intakes.Counts()},
 	}
 	if s.opts.Unsteered {

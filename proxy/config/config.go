@@ -56,7 +56,30 @@ type Node struct {
 	Name string `mapstructure:"name" yaml:"name"`
 	// ServerID is what every router on the way reads to find this host. Never 0.
 	ServerID uint32 `mapstructure:"server_id" yaml:"server_id" jsonschema:"minimum=1,maximum=4294967295"`
+	// TCPOption carries server_id in TCP headers, for balancers that read it there.
+	TCPOption TCPOption `mapstructure:"tcp_option" yaml:"tcp_option"`
 }
+
+// TCPOption carries server_id in TCP headers, for balancers that read it there.
+type TCPOption struct {
+	// Tell writes the server_id of this node into the SYN-ACKs of its listeners (kind 0xB6).
+	Tell bool `mapstructure:"tell" yaml:"tell"`
+	// Echo writes the server_id that an upstream's node has told into every later
+	// segment of the connection (kind 0xB7).
+	Echo bool `mapstructure:"echo" yaml:"echo"`
+	// ByteOrder is network, or host for fleets whose routers read the number as a
+	// little-endian machine holds it.
+	ByteOrder ByteOrder `mapstructure:"byte_order" yaml:"byte_order"`
+}
+
+// ByteOrder is how a number stands on the wire.
+type ByteOrder string
+
+// The byte orders.
+const (
+	NetworkOrder ByteOrder = "network"
+	HostOrder    ByteOrder = "host"
+)
 
 // Admin is where operators talk to the supervisor.
 type Admin struct {

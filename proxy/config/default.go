@@ -20,7 +20,7 @@ func Example() []byte { return append([]byte(nil), example...) }
 // upstreams, so it serves nothing by itself.
 func Default() *Config {
 	c := &Config{
-		Node:       Node{Name: "edge-1", ServerID: 42},
+		Node:       Node{Name: "edge-1", ServerID: 42, TCPOption: TCPOption{ByteOrder: NetworkOrder}},
 		RuntimeDir: "/run/baton",
 		Admin:      Admin{Address: "127.0.0.1:9900"},
 		Proxy:      Proxy{Command: []string{"baton-proxy"}, User: "nobody", Nonblocking: true, Baton: true},

@@ -143,6 +143,8 @@ var mistakes = []struct {
 		"baton.yaml:1: node.name: has 65 characters (write at most 64)"},
 	{"server_id 0", "server_id: 42", "server_id: 0",
 		"baton.yaml:1: node.server_id: is 0 (write a number that no other node has)"},
+	{"unknown byte order", "server_id: 42", "server_id: 42, tcp_option: {byte_order: hots}",
+		`baton.yaml:1: node.tcp_option.byte_order: unknown byte order "hots" (did you mean host?)`},
 	{"runtime_dir relative", "runtime_dir: /run/baton", "runtime_dir: run/baton",
 		`baton.yaml:2: runtime_dir: "run/baton" is no absolute path (begin it with /)`},
 	{"runtime_dir too long", "runtime_dir: /run/baton", "runtime_dir: /" + strings.Repeat("r", 75),

@@ -167,7 +167,7 @@ func TestEnvironment(t *testing.T) {
 		"PATH=/bin",
 	)
 	want := parse(t, valid)
-	want.Node = Node{Name: "007", ServerID: 7}
+	want.Node.Name, want.Node.ServerID = "007", 7
 	want.Release.DrainTimeout = time.Minute
 	want.Release.Verify.Window = 3 * time.Second
 	want.RuntimeDir = "/tmp/b"

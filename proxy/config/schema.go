@@ -77,6 +77,8 @@ func schemaOf(t reflect.Type) *jsonschema.Schema {
 		return enum(xdpModes)
 	case reflect.TypeFor[Forwarding]():
 		return enum(forwardings)
+	case reflect.TypeFor[ByteOrder]():
+		return enum(byteOrders)
 	case reflect.TypeFor[Steering]():
 		return enum(steerings)
 	}

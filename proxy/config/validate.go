@@ -17,6 +17,7 @@ var (
 	protocols         = []Protocol{HTTP, HTTPS, TCP, UDP}
 	workerChoices     = []WorkerChoice{ByHash, ByCPU}
 	upstreamProtocols = []UpstreamProtocol{HTTP1, H2C}
+	byteOrders        = []ByteOrder{NetworkOrder, HostOrder}
 	steerings         = []Steering{SteeringAuto, SteeringBPF, SteeringTakeover}
 	onInconclusive    = []string{Hold, Rollback, Pass}
 )
@@ -64,6 +65,11 @@ func (v validator) node() {
 	v.name("node.name", v.c.Node.Name)
 	if v.c.Node.ServerID == 0 {
 		v.add("node.server_id", "is 0", "write a number that no other node has")
+	}
+	option := v.c.Node.TCPOption
+	choice(v, "node.tcp_option.byte_order", "byte order", option.ByteOrder, byteOrders, nil)
+	if (option.Tell || option.Echo) && v.c.Steering == SteeringTakeover {
+		v.add("node.tcp_option", "needs BPF programs, which steering: takeover does without", "write steering: auto or bpf")
 	}
 	v.absolute("runtime_dir", v.c.RuntimeDir, maxSocketPath-maxBelowRuntimeDir)
 }

@@ -22,6 +22,7 @@ var (
 	idleClosedDesc  = prometheus.NewDesc("baton_drain_idle_closed_total", "Idle keep-alive connections closed at a drain's deadline.", nil, nil)
 	halfOpenDesc    = prometheus.NewDesc("baton_drain_half_open_left_total", "Handshakes unfinished when a drain stopped waiting for them; they go over by kernel migration.", nil, nil)
 	refusedDesc     = prometheus.NewDesc("baton_guard_refused_total", "Socket options that would have changed a listener's steering, tried by the generation in the slot and refused.", []string{"slot", "option"}, nil)
+	optionDesc      = prometheus.NewDesc("baton_tcp_option_total", "What became of the TCP option with a node's number, by event: answered, answer_full (SYN-ACKs of the listeners), learned, untold (connections to upstreams), echoed, echo_full (their headers).", []string{"event"}, nil)
 	undeclaredDesc  = prometheus.NewDesc("baton_exit_undeclared_flows_total", "Flows that were open when a generation's process ended and that it had not reported.", nil, nil)
 	openFlowsDesc   = prometheus.NewDesc("baton_open_flows", "TCP connections established and not over, of each living generation.", []string{"generation"}, nil)
 	flowsDesc       = prometheus.NewDesc("baton_flows_total", "TCP connections by what became of them (fact), as the kernel saw it, by listener.", []string{"listener", "fact"}, nil)
@@ -38,7 +39,7 @@ func (collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range requestDescs {
 		ch <- d
 	}
-	for _, d := range []*prometheus.Desc{readyDesc, currentDesc, generationsDesc, releasesDesc, stageDesc, endedDesc, cutDesc, idleClosedDesc, halfOpenDesc, refusedDesc, exportDesc, storeDesc, intakeDesc, refusalsDesc, undeclaredDesc, openFlowsDesc, flowsDesc, generationDesc, runsDesc, slotRunsDesc} {
+	for _, d := range []*prometheus.Desc{readyDesc, currentDesc, generationsDesc, releasesDesc, stageDesc, endedDesc, cutDesc, idleClosedDesc, halfOpenDesc, refusedDesc, optionDesc, exportDesc, storeDesc, intakeDesc, refusalsDesc, undeclaredDesc, openFlowsDesc, flowsDesc, generationDesc, runsDesc, slotRunsDesc} {
 		ch <- d
 	}
 }
@@ -102,6 +103,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		for option, n := range refused.Options {
 			counter(refusedDesc, float64(n), strconv.Itoa(refused.Slot), option)
 		}
+	}
+	for event, n := range st.TCPOption {
+		counter(optionDesc, float64(n), event)
 	}
 	for result, n := range map[string]uint64{"exported": st.Spans.Export.Exported, "failed": st.Spans.Export.Failed, "dropped": st.Spans.Export.Dropped} {
 		counter(exportDesc, float64(n), result)

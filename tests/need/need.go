@@ -69,10 +69,20 @@ func BPFFS(t testing.TB) {
 // Cgroup2 returns where the hierarchy is mounted, and this process's own group.
 func Cgroup2(t testing.TB) (mount, own string) {
 	t.Helper()
+	mount, own, err := FindCgroup2()
+	if err != nil {
+		t.Fatal(err)
+	}
+	That(t, own != "", "a cgroup2 hierarchy")
+	return mount, own
+}
+
+// FindCgroup2 is Cgroup2 where there is no test. Nothing is found: both are empty.
+func FindCgroup2() (mount, own string, err error) {
 	mounts, err1 := os.ReadFile("/proc/self/mountinfo")
 	groups, err2 := os.ReadFile("/proc/self/cgroup")
 	if err := errors.Join(err1, err2); err != nil {
-		t.Fatal(err)
+		return "", "", err
 	}
 	for line := range strings.Lines(string(mounts)) {
 		if strings.Contains(line, " - cgroup2 ") {
@@ -81,9 +91,8 @@ func Cgroup2(t testing.TB) (mount, own string) {
 	}
 	for line := range strings.Lines(string(groups)) {
 		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok && mount != "" {
-			return mount, filepath.Join(mount, path)
+			return mount, filepath.Join(mount, path), nil
 		}
 	}
-	That(t, false, "a cgroup2 hierarchy")
-	return "", ""
+	return "", "", nil
 }

@@ -36,6 +36,14 @@ const (
 // The link carries IP packets: the hosts have no hardware addresses.
 func Distant(t testing.TB, rtt time.Duration, one, other string) (*Host, *Host) {
 	t.Helper()
+	return Through(t, rtt, func(_ *Host, packet []byte) []byte { return packet }, one, other)
+}
+
+// Through is Distant with a middlebox on the link: box gets each packet, which is
+// its own, and returns what goes on in its place; nil is nothing. It is called by
+// one goroutine for each direction.
+func Through(t testing.TB, rtt time.Duration, box func(from *Host, packet []byte) []byte, one, other string) (*Host, *Host) {
+	t.Helper()
 	need.Root(t, "network namespaces")
 	a, b := newHost(t, one, 1), newHost(t, other, 2)
 	var ends []*os.File
@@ -65,15 +73,17 @@ func Distant(t testing.TB, rtt time.Duration, one, other string) (*Host, *Host) 
 	}
 	// Only now: an interface that is not up yet would drop what is delivered,
 	// and the kernel keeps what has been sent.
-	for i, from := range ends {
-		carriers.Go(func() { carry(from, ends[1-i], rtt/2) })
+	for i, from := range []*Host{a, b} {
+		carriers.Go(func() {
+			carry(ends[i], ends[1-i], rtt/2, func(packet []byte) []byte { return box(from, packet) })
+		})
 	}
 	return a, b
 }
 
 // carry takes packets from one end and delivers each at the other when its time
 // has come, until the ends are closed.
-func carry(from, to *os.File, delay time.Duration) {
+func carry(from, to *os.File, delay time.Duration, box func([]byte) []byte) {
 	type packet struct {
 		due  time.Time
 		data []byte
@@ -96,7 +106,9 @@ func carry(from, to *os.File, delay time.Duration) {
 		if err != nil {
 			return
 		}
-		under <- packet{time.Now().Add(delay), append([]byte(nil), buf[:n]...)}
+		if data := box(append([]byte(nil), buf[:n]...)); data != nil {
+			under <- packet{time.Now().Add(delay), data}
+		}
 	}
 }
 
