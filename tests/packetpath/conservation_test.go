@@ -4,12 +4,16 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -43,7 +47,11 @@ func TestConservation(t *testing.T) {
 			ctx, stop := context.WithCancel(t.Context())
 			defer stop()
 			var clients sync.WaitGroup
-			for _, use := range []func(net.Conn) error{askOnce, askTwice, leave, abort} {
+			uses := []func(net.Conn) error{askOnce, askTwice, abort, leave}
+			if cookies == "2" {
+				uses = uses[:3] // see repeated
+			}
+			for _, use := range uses {
 				clients.Go(func() {
 					for ctx.Err() == nil {
 						conn, err := client.Dial("tcp", n.HTTP)
@@ -62,7 +70,9 @@ func TestConservation(t *testing.T) {
 				})
 			}
 			clients.Go(func() {
-				for port := uint16(20000); ctx.Err() == nil; port++ {
+				// Not the ports of clients: a SYN with the addresses of one that is over
+				// makes a connection of it again (TestLastAckIsACookie in bpf/flows).
+				for port := uint16(20000); ctx.Err() == nil; port = 20000 + (port-20000+1)%12000 {
 					for _, to := range []netip.AddrPort{n.HTTP, n.TCP} {
 						if err := segment(client, to, port, []byte{0x02, 0x10, 0x11, 0x04, 0x00}[port%5]); err != nil {
 							t.Error(err)
@@ -91,6 +101,9 @@ func TestConservation(t *testing.T) {
 
 			// Two probes of each of the three listeners before the shift, one after.
 			want := connected.Load() + 6 + 9*uint64(releases)
+			if cookies == "2" {
+				want -= 2 + 3*uint64(releases) // those of raw leave without a word
+			}
 			var established uint64
 			node.Eventually(t, "every connection is counted", func() bool {
 				st, err := c.Status(t.Context())
@@ -99,19 +112,55 @@ func TestConservation(t *testing.T) {
 				}
 				established = 0
 				for _, l := range st.Listeners {
+					if cookies == "2" && l.Name == "raw" {
+						continue
+					}
 					established += l.Flows["established"]
 				}
 				return established >= want
 			})
-			// A segment that is repeated after its connection has ended may bring a
-			// cookie that is still good: the kernel then makes a connection of it
-			// that no client knows of.
-			if established != want && cookies != "2" {
-				t.Errorf("%d flows were established, %d clients and probes connected", established, want)
+			spare := uint64(0)
+			if cookies == "2" {
+				spare = repeated(t, client) + repeated(t, host)
 			}
-			t.Logf("%d connections in %d releases, %d flows", want, releases, established)
+			if established > want+spare {
+				t.Errorf("%d flows were established, %d clients and probes connected, and at most %d more are of repeated segments", established, want, spare)
+			}
+			t.Logf("%d connections in %d releases, %d flows; %d segments were repeated with cookies always", want, releases, established, spare)
 		})
 	}
+}
+
+// repeated is how many segments of TCP a host has sent more than once. With
+// cookies always each can make a connection that no client knows of, and so can
+// the last ACK of a client that leaves without a word, which two segments call
+// for when they overtake each other (TestLastAckIsACookie in bpf/flows).
+func repeated(t *testing.T, host *testnet.Host) (n uint64) {
+	t.Helper()
+	err := host.Do(func() error {
+		snmp, err := os.ReadFile("/proc/thread-self/net/snmp")
+		if err != nil {
+			return err
+		}
+		var names []string
+		for line := range strings.Lines(string(snmp)) {
+			if !strings.HasPrefix(line, "Tcp:") {
+				continue
+			}
+			fields := strings.Fields(line)
+			if names == nil {
+				names = fields
+				continue
+			}
+			n, err = strconv.ParseUint(fields[slices.Index(names, "RetransSegs")], 10, 64)
+			return err
+		}
+		return errors.New("no counters of TCP")
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 func finding(res supervisor.Result, gate string) (f supervisor.Finding) {
