@@ -16,7 +16,7 @@ import (
 	"github.com/baton-mesh/baton/supervisor"
 )
 
-// Client speaks to the supervisor behind a socket.
+// Client speaks to the supervisor or balancer behind a socket.
 type Client struct {
 	socket string
 	http   *http.Client

@@ -1,4 +1,4 @@
-// Package admin is how operators and commands reach a running supervisor: HTTP
+// Package admin is how operators and commands reach a running supervisor or balancer: HTTP
 // on a Unix socket for root, and, where configured, metrics and health on TCP.
 package admin
 
@@ -19,21 +19,23 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/baton-mesh/baton/supervisor"
+	"github.com/baton-mesh/baton/supervisor/balancer"
 	"github.com/baton-mesh/baton/supervisor/trace"
 )
 
-// Server answers for one supervisor.
+// Server answers for a supervisor, a balancer or both.
 type Server struct {
-	supervisor *supervisor.Supervisor
+	supervisor *supervisor.Supervisor // nil: none
+	balancer   *balancer.Balancer     // nil: none
 	log        *slog.Logger
 	servers    []*http.Server
 }
 
-// Listen opens the socket, and the address unless it is empty, and serves until
+// Listen opens the socket for those of the two that are there, and the address unless it is empty, and serves until
 // Close. The socket's file is for its owner alone: who can write to it can run
 // any binary.
-func Listen(s *supervisor.Supervisor, socket, address string, log *slog.Logger) (*Server, error) {
-	srv := &Server{supervisor: s, log: log}
+func Listen(s *supervisor.Supervisor, b *balancer.Balancer, socket, address string, log *slog.Logger) (*Server, error) {
+	srv := &Server{supervisor: s, balancer: b, log: log}
 	if c, err := net.Dial("unix", socket); err == nil {
 		c.Close()
 		return nil, fmt.Errorf("another supervisor answers on admin.socket %s", socket)
@@ -89,12 +91,22 @@ func (srv *Server) Close() error {
 func (srv *Server) public() *http.ServeMux {
 	mux := http.NewServeMux()
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collector{srv.supervisor}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if srv.supervisor != nil {
+		registry.MustRegister(collector{srv.supervisor})
+	}
+	if srv.balancer != nil {
+		registry.MustRegister(balancerCollector{srv.balancer})
+	}
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if !srv.supervisor.Ready() {
+		if srv.supervisor != nil && !srv.supervisor.Ready() {
 			http.Error(w, srv.supervisor.Status().State, http.StatusServiceUnavailable)
+			return
+		}
+		if srv.balancer != nil && !srv.balancer.Ready() {
+			http.Error(w, "the balancer is not on every interface", http.StatusServiceUnavailable)
 			return
 		}
 		fmt.Fprintln(w, "ok")
@@ -105,6 +117,16 @@ func (srv *Server) public() *http.ServeMux {
 // commands is public and what changes things.
 func (srv *Server) commands() *http.ServeMux {
 	mux := srv.public()
+	if srv.supervisor != nil {
+		srv.supervisorCommands(mux)
+	}
+	if srv.balancer != nil {
+		srv.balancerCommands(mux)
+	}
+	return mux
+}
+
+func (srv *Server) supervisorCommands(mux *http.ServeMux) {
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, srv.supervisor.Status(), nil)
 	})
@@ -148,12 +170,11 @@ func (srv *Server) commands() *http.ServeMux {
 		result, err := srv.supervisor.Drain(id, deadline)
 		answer(w, result, err)
 	})
-	return mux
 }
 
 func answer(w http.ResponseWriter, v any, err error) {
 	switch {
-	case errors.Is(err, supervisor.ErrRefused):
+	case errors.Is(err, supervisor.ErrRefused), errors.Is(err, balancer.ErrRefused):
 		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
 		return
 	case err != nil:

@@ -40,7 +40,7 @@ func TestSocketIsForItsOwnerAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	socket := filepath.Join(dir, "admin.sock")
-	srv, err := Listen(nil, socket, "", slog.New(slog.DiscardHandler))
+	srv, err := Listen(nil, nil, socket, "", slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -167,6 +167,12 @@ func (k *fakeKernel) DeleteVIP(v VIP) error {
 	return k.write(func() error { delete(k.vips, v); return nil })
 }
 
+func (k *fakeKernel) Explain([]byte) (Explanation, error) {
+	return Explanation{}, errors.New("it runs no program")
+}
+
+func (k *fakeKernel) Counted() (Counts, error) { return Counts{}, nil }
+
 // fakeHanger attaches to anything.
 type fakeHanger struct{}
 

@@ -22,7 +22,36 @@ type Kernel interface {
 	DeleteRing(ring uint32) error
 	SetVIP(v VIP, to VIPEntry) error
 	DeleteVIP(v VIP) error
+	// Explain runs the program on a packet, from its IP header on, without effect.
+	Explain(packet []byte) (Explanation, error)
+	// Counted is what the program has counted since its maps were made.
+	Counted() (Counts, error)
 }
+
+// Explanation is what the program would do with a packet.
+type Explanation struct {
+	Verdict, Reason string
+	Beside          []string
+	Index           uint32 // of the real. 0: none
+}
+
+// Counts is what the program has counted.
+type Counts struct {
+	VIPs  map[VIP]VIPCounts
+	Reals map[uint32]RealCounts
+	// Others are packets that were nobody's, by reason.
+	Others map[string]uint64
+}
+
+// VIPCounts is what has become of a VIP's packets.
+type VIPCounts struct {
+	// Reasons has each packet once, and beside it what else has happened.
+	Reasons       map[string]uint64
+	Octets, Local uint64 // of frames sent, and of those left to this host
+}
+
+// RealCounts is what a real has got.
+type RealCounts struct{ Packets, Octets, Flows uint64 }
 
 // Real is a real as the program sees it.
 type Real struct {

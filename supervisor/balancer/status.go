@@ -16,6 +16,8 @@ type Status struct {
 	VIPs       []VIPStatus       `json:"vips"`
 	Rings      int               `json:"rings"`
 	Reloads    Reloads           `json:"reloads"`
+	// Others are packets for no VIP that the program looked at closely, by reason.
+	Others map[string]uint64 `json:"others"`
 }
 
 // InterfaceStatus is one interface.
@@ -40,6 +42,11 @@ type RealStatus struct {
 	MAC     string  `json:"mac,omitempty"`
 	Problem string  `json:"problem,omitempty"`
 	Index   uint32  `json:"index"`
+	// What it has got since it has its index.
+	Packets uint64 `json:"packets"`
+	Octets  uint64 `json:"octets"`
+	// Flows are those that the hash gave it.
+	Flows uint64 `json:"flows"`
 }
 
 // VIPStatus is one VIP, for one protocol.
@@ -50,6 +57,10 @@ type VIPStatus struct {
 	// Reals is how many serve it, Serving how many of them get new flows now.
 	Reals   int `json:"reals"`
 	Serving int `json:"serving"`
+	// Packets by what became of them, and octets that were sent or left to this host.
+	Packets     map[string]uint64 `json:"packets"`
+	Octets      uint64            `json:"octets"`
+	LocalOctets uint64            `json:"local_octets"`
 }
 
 // Status is where everything stands now.
@@ -57,6 +68,11 @@ func (b *Balancer) Status() Status {
 	var s Status
 	b.post(func() {
 		now := time.Now()
+		counts, err := b.kernel.Counted()
+		if err != nil {
+			b.log.Error("read the balancer's counters", "error", err)
+		}
+		s.Others = counts.Others
 		for name, i := range b.interfaces {
 			problem := i.problem
 			if i.ifindex == 0 {
@@ -65,10 +81,14 @@ func (b *Balancer) Status() Status {
 			s.Interfaces = append(s.Interfaces, InterfaceStatus{name, i.ifindex, i.hangs, problem})
 		}
 		for _, r := range b.byName() {
-			s.Reals = append(s.Reals, b.realStatus(r, now))
+			status, got := b.realStatus(r, now), counts.Reals[r.index]
+			status.Packets, status.Octets, status.Flows = got.Packets, got.Octets, got.Flows
+			s.Reals = append(s.Reals, status)
 		}
 		for vip := range b.vips {
-			s.VIPs = append(s.VIPs, b.vipStatus(vip))
+			status, got := b.vipStatus(vip), counts.VIPs[vip]
+			status.Packets, status.Octets, status.LocalOctets = got.Reasons, got.Octets, got.Local
+			s.VIPs = append(s.VIPs, status)
 		}
 		s.Rings, s.Reloads = len(b.ringNames), b.reloads
 	})
@@ -77,6 +97,18 @@ func (b *Balancer) Status() Status {
 		return cmp.Or(cmp.Compare(a.Address, c.Address), cmp.Compare(a.Port, c.Port), cmp.Compare(a.Protocol, c.Protocol))
 	})
 	return s
+}
+
+// Ready reports whether packets are forwarded on every interface.
+func (b *Balancer) Ready() bool {
+	ready := false
+	b.post(func() {
+		ready = b.settled
+		for _, i := range b.interfaces {
+			ready = ready && i.hangs
+		}
+	})
+	return ready
 }
 
 func (b *Balancer) realStatus(r *real, now time.Time) RealStatus {

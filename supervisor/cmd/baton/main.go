@@ -78,7 +78,7 @@ func newRootCommand() *cobra.Command {
 	root.AddCommand(
 		newRunCommand(), newKeepCommand(), newCheckCommand(), newConfigCommand(),
 		newReleaseCommand(), newRollbackCommand(), newPauseCommand(), newResumeCommand(), newDrainCommand(),
-		newStatusCommand(), newGenerationsCommand(), newReleasesCommand(),
+		newStatusCommand(), newGenerationsCommand(), newReleasesCommand(), newBalanceCommand(),
 		newDoctorCommand(), newDemoCommand(), newVersionCommand(),
 	)
 	return root

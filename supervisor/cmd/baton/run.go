@@ -86,7 +86,7 @@ func run(ctx context.Context, path string, unsteered, replace bool) error {
 	if err != nil {
 		return err
 	}
-	server, err := admin.Listen(s, conf.Admin.Socket, conf.Admin.Address, log)
+	server, err := admin.Listen(s, nil, conf.Admin.Socket, conf.Admin.Address, log)
 	if err != nil {
 		if s.Adopted() {
 			return err // what serves is left for a supervisor whose addresses are free
