@@ -12,6 +12,7 @@ import (
 // made of it after the fact, and only if there is reason to keep one.
 type account struct {
 	call  ledger.Call
+	start time.Time
 	conn  listener.Connection
 	trace traceContext
 	span  [8]byte // ours, if it had to be known before the end
@@ -24,11 +25,11 @@ type account struct {
 
 // account begins the account of a request.
 func (h *handler) account(conn listener.Connection, w *response, r *http.Request, start time.Time) account {
-	a := account{call: conn.Flow().Begin(start), conn: conn}
+	a := account{call: conn.Flow().Begin(start), start: start, conn: conn}
 	if !a.call.Kept() {
 		return a
 	}
-	w.timed = true
+	w.start = start
 	if fields := r.Header["Traceparent"]; len(fields) == 1 {
 		a.trace = parseTraceparent(fields[0])
 	}
@@ -44,11 +45,11 @@ func (a *account) end(h *handler, w *response, r *http.Request, ex *exchange) {
 	if !a.call.Kept() {
 		return
 	}
-	now := time.Now()
+	took := time.Since(a.start) // reads one clock where time.Now reads two
 	record := ledger.Record{
 		Key:     ledger.Key{Route: ledger.NoRoute, Class: a.class(w, r)},
 		TraceID: a.trace.traceID, ParentID: a.trace.parentID, SpanID: a.span,
-		Status: w.status,
+		Status: w.status, Head: w.head,
 		Method: r.Method, Host: r.Host, Path: r.URL.Path, Client: r.RemoteAddr, Error: w.failed.name,
 	}
 	switch {
@@ -65,19 +66,16 @@ func (a *account) end(h *handler, w *response, r *http.Request, ex *exchange) {
 			record.Upstream = ex.endpoint.Address
 		}
 	}
-	if !w.head.IsZero() {
-		record.Head = w.head.Sub(a.call.Start())
-	}
 	if a.trace.sampled {
 		record.Flags |= ledger.Sampled
 	}
-	if w.generation != 0 || r.Header.Get(probeHeader) == "1" {
+	if w.probe {
 		record.Flags |= ledger.Probing
 	}
 	if w.paniced || a.conn.Cut() {
 		record.Flags |= ledger.Anomalous
 	}
-	a.call.End(&record, now)
+	a.call.End(&record, took)
 }
 
 // class is how the request ended.

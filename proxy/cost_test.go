@@ -23,6 +23,7 @@ import (
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	sdk "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/sys/unix"
 
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/proxy/contract"
@@ -35,14 +36,15 @@ const (
 	costVariant = "BATON_COST_CHILD" // what a child of the test is
 )
 
-// variants are the same proxy three times: without an account, with a ledger
-// that is read as a supervisor does, and with a span of OpenTelemetry's SDK for
-// each request and another for what goes upstream, exported by OTLP.
-var variants = []string{"off", "ledger", "sdk"}
+// variants are the same proxy four times: without an account, again without, which
+// shows how much two of the same differ here, with a ledger that is read as a
+// supervisor does, and with a span of OpenTelemetry's SDK for each request and
+// another for what goes upstream, exported by OTLP.
+var variants = []string{"off", "again", "ledger", "sdk"}
 
 // TestCost measures what the account of requests costs, by runs of wrk that
-// alternate between the variants. It prints medians, and asserts nothing: the
-// machine may have other things to do.
+// alternate between the variants, each against off right before or after it. It
+// prints medians, and asserts nothing: the machine may have other things to do.
 func TestCost(t *testing.T) {
 	if variant := os.Getenv(costVariant); variant != "" {
 		costChild(t, variant)
@@ -80,32 +82,49 @@ func TestCost(t *testing.T) {
 		}
 	}()
 
-	rates, cpu := map[string][]float64{}, map[string][]float64{}
+	type run struct{ rate, cpu float64 }
+	measure := func(v string) run {
+		c := children[v]
+		before := c.cpu(t)
+		requests, rate := wrk(t, c.address)
+		return run{rate, float64(c.cpu(t)-before) / float64(time.Microsecond) / float64(requests)}
+	}
+	all, rates, cpu := map[string][]run{}, map[string][]float64{}, map[string][]float64{}
 	for round := range rounds {
-		for i := range variants {
-			v := variants[(i+round)%len(variants)]
-			c := children[v]
-			before := c.cpu(t)
-			requests, rate := wrk(t, c.address)
-			rates[v] = append(rates[v], rate)
-			cpu[v] = append(cpu[v], float64((c.cpu(t)-before).Microseconds())/float64(requests))
+		for _, v := range variants[1:] {
+			first, second := "off", v
+			if round%2 == 1 {
+				first, second = v, "off"
+			}
+			if v == "sdk" {
+				time.Sleep(time.Second) // and it exports beyond its run: nobody is to wait for it
+			}
+			pair := map[string]run{first: measure(first)}
+			pair[second] = measure(second)
+			all["off"], all[v] = append(all["off"], pair["off"]), append(all[v], pair[v])
+			rates[v] = append(rates[v], pair[v].rate/pair["off"].rate)
+			cpu[v] = append(cpu[v], pair[v].cpu/pair["off"].cpu)
 		}
+		time.Sleep(time.Second)
 	}
 	load, _ := os.ReadFile("/proc/loadavg")
 	t.Logf("%d rounds of 1 s, 32 connections kept alive; load %s", rounds, strings.Join(strings.Fields(string(load))[:3], " "))
 	for _, v := range variants {
-		t.Logf("%-7s %8.0f requests/s  %6.1f µs CPU of the proxy a request  in pairs %.3f of the requests and %.3f of the CPU of off", v,
-			median(rates[v]), median(cpu[v]), median(ratios(rates[v], rates["off"])), median(ratios(cpu[v], cpu["off"])))
+		var rate, spent []float64
+		for _, r := range all[v] {
+			rate, spent = append(rate, r.rate), append(spent, r.cpu)
+		}
+		t.Logf("%-7s %8.0f requests/s  %6.2f µs CPU of the proxy a request", v, median(rate), median(spent))
+		if v != "off" {
+			t.Logf("%-7s in pairs with off: %.3f of the requests (%s), %.3f of the CPU (%s)", "", median(rates[v]), quartiles(rates[v]), median(cpu[v]), quartiles(cpu[v]))
+		}
 	}
 	t.Logf("%d MB of spans were exported", exported.Load()>>20)
 }
 
-func ratios(a, b []float64) []float64 {
-	var all []float64
-	for i := range a {
-		all = append(all, a[i]/b[i])
-	}
-	return all
+func quartiles(all []float64) string {
+	sorted := slices.Sorted(slices.Values(all))
+	return fmt.Sprintf("half of them %.3f to %.3f", sorted[len(sorted)/4], sorted[len(sorted)*3/4])
 }
 
 func median[T cmp.Ordered](all []T) T {
@@ -157,17 +176,14 @@ func startCostChild(t *testing.T, variant, origin, collector string) *costProxy 
 	return &costProxy{cmd, ln.Addr().String(), l}
 }
 
-// cpu is what the child has used so far.
+// cpu is what the child has used so far, by its clock (clock_getcpuclockid(3)).
 func (c *costProxy) cpu(t *testing.T) time.Duration {
 	t.Helper()
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.cmd.Process.Pid))
-	if err != nil {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(int32(^c.cmd.Process.Pid<<3|2), &ts); err != nil {
 		t.Fatal(err)
 	}
-	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+2:]))
-	user, _ := strconv.Atoi(fields[11])
-	system, _ := strconv.Atoi(fields[12])
-	return time.Duration(user+system) * 10 * time.Millisecond // ticks of USER_HZ
+	return time.Duration(ts.Nano())
 }
 
 var wrkSays = regexp.MustCompile(`(?s)(\d+) requests in .*Requests/sec: +([\d.]+)`)

@@ -92,6 +92,7 @@ func (h *handler) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		w.altSvc = h.altSvc
 	}
 	if r.Header.Get(probeHeader) == "1" {
+		w.probe = true
 		w.generation, w.serverID = h.g.opts.Generation, h.g.cfg.Node.ServerID
 	}
 	start := time.Now()

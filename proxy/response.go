@@ -77,11 +77,12 @@ type response struct {
 	status     int    // 0 until the head is written
 	left       int64  // octets of the body to come; negative if not known
 
-	timed   bool      // whether head is wanted
-	head    time.Time // when the head was written
-	failed  failure   // why the answer is ours
-	aborted bool      // the response is not whole
-	paniced bool      // by a fault of ours
+	start   time.Time     // of the request; zero: head is not wanted
+	head    time.Duration // from there until the head was written; 0: it was not
+	failed  failure       // why the answer is ours
+	aborted bool          // the response is not whole
+	paniced bool          // by a fault of ours
+	probe   bool          // the client says that it probes
 }
 
 // Unwrap lets http.ResponseController through.
@@ -111,8 +112,8 @@ func (w *response) finishHead() {
 	if _, ok := header["Content-Type"]; !ok {
 		header["Content-Type"] = nil // or net/http would guess one
 	}
-	if w.timed {
-		w.head = time.Now()
+	if !w.start.IsZero() {
+		w.head = time.Since(w.start)
 	}
 	w.left = -1
 	if n, err := strconv.ParseInt(header.Get("Content-Length"), 10, 64); err == nil {
@@ -139,8 +140,8 @@ func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, err
 	}
 	w.status = http.StatusSwitchingProtocols
-	if w.timed {
-		w.head = time.Now()
+	if !w.start.IsZero() {
+		w.head = time.Since(w.start)
 	}
 	return conn.(*listener.Conn).Upgrade(rw.Reader, w.webSocket), rw, nil
 }

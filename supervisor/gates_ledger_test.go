@@ -94,7 +94,8 @@ func (c *keptConn) Close() error {
 
 func (k *keeping) serve(w http.ResponseWriter, r *http.Request) {
 	conn := r.Context().Value(connKey{}).(*keptConn)
-	call := conn.flow.Begin(time.Now())
+	began := time.Now()
+	call := conn.flow.Begin(began)
 	status := 200
 	n := k.requests.Add(1)
 	switch k.fault {
@@ -116,7 +117,7 @@ func (k *keeping) serve(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(status)
 	fmt.Fprint(w, os.Getenv(contract.EnvGenerationID))
 	record := ledger.Record{Key: ledger.Key{Route: ledger.NoRoute, Class: ledger.ClassOf(status)}, Status: status}
-	call.End(&record, time.Now())
+	call.End(&record, time.Since(began))
 }
 
 // keeps makes a configuration of servers that keep a ledger.

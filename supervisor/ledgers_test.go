@@ -54,7 +54,8 @@ func keepsAccount(listeners []net.Listener, ready func(), stop <-chan os.Signal)
 					if err != nil {
 						return
 					}
-					call := flow.Begin(time.Now())
+					began := time.Now()
+					call := flow.Begin(began)
 					record := ledger.Record{Key: ledger.Key{Class: ledger.Status2xx}, Status: 200, Path: r.URL.Path}
 					switch {
 					case r.URL.Path == "/hang":
@@ -66,7 +67,7 @@ func keepsAccount(listeners []net.Listener, ready func(), stop <-chan os.Signal)
 					case r.Header.Get("Baton-Probe") != "":
 						record.Flags |= ledger.Probing
 					}
-					call.End(&record, time.Now())
+					call.End(&record, time.Since(began))
 					fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n%s\n", strconv.Itoa(os.Getpid())[:1])
 				})
 			}

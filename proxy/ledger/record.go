@@ -29,7 +29,7 @@ const Keep = Sampled | Erred | Slow | Probing | Anomalous | Chance
 type Record struct {
 	Key
 	TraceID [16]byte // never zero
-	SpanID  [8]byte  // never zero
+	SpanID  [8]byte  // zero where no span was kept
 	// ParentID is the span that the caller's traceparent names; zero: the span is
 	// the first of its trace. Kept only.
 	ParentID [8]byte

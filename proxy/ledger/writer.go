@@ -116,7 +116,9 @@ type Flow struct {
 	listener uint16
 	phase    uint64
 	number   uint64
-	accepted time.Time
+	accepted int64         // CLOCK_MONOTONIC, ns
+	slots    uint64        // where its requests are in flight
+	series   atomic.Uint32 // of the request before, or any: a guess
 	requests atomic.Uint32
 	failed   atomic.Bool
 	closed   atomic.Bool
@@ -128,8 +130,10 @@ func (w *Writer) Accept(f *Flow, listener int, now time.Time) {
 		return
 	}
 	f.number = w.mem[hNextFlow].Add(1)
-	f.w, f.shard, f.listener = w, int(f.number%uint64(w.shape.shards)), uint16(listener)
-	f.phase, f.accepted = w.mem[hPhase].Load(), now
+	shards := uint64(w.shape.shards)
+	f.w, f.shard, f.listener = w, int(f.number%shards), uint16(listener)
+	f.phase, f.accepted = w.mem[hPhase].Load(), w.mono(now)
+	f.slots = f.number / shards * 8
 	f.counters()[fAccepted].Add(1)
 }
 
@@ -153,7 +157,7 @@ func (f *Flow) Close(reset bool) {
 // Call is one request of a flow, or its one stream. The zero value keeps no account.
 type Call struct {
 	flow  *Flow
-	start time.Time
+	start int64 // CLOCK_MONOTONIC, ns
 	index uint32
 	slot  *atomic.Uint64 // where it stands among those in flight; nil: there was no room
 }
@@ -163,15 +167,15 @@ func (f *Flow) Begin(now time.Time) Call {
 	if f.w == nil {
 		return Call{}
 	}
-	c := Call{flow: f, start: now, index: f.requests.Add(1) - 1}
+	c := Call{flow: f, start: f.w.mono(now), index: f.requests.Add(1) - 1}
 	counters := f.counters()
 	counters[fStarted].Add(1)
 
 	// Where the request falls is spread by the numbers of flow and request.
 	slots := f.w.mem[f.w.layout.inFlight+f.shard*inFlightSlots:][:inFlightSlots]
-	at := f.number/uint64(f.w.shape.shards)*8 + uint64(c.index)
+	at := f.slots + uint64(c.index)
 	for i := range uint64(8) {
-		if slot := &slots[(at+i)%inFlightSlots]; slot.Load() == 0 && slot.CompareAndSwap(0, uint64(f.w.mono(now))) {
+		if slot := &slots[(at+i)%inFlightSlots]; slot.Load() == 0 && slot.CompareAndSwap(0, uint64(c.start)) {
 			c.slot = slot
 			return c
 		}
@@ -183,25 +187,23 @@ func (f *Flow) Begin(now time.Time) Call {
 // Kept says that the call has an account.
 func (c *Call) Kept() bool { return c.flow != nil }
 
-// Start is when the call began.
-func (c *Call) Start() time.Time { return c.start }
-
 // oneInAHundred is compared with the random part of a trace ID, its last 56 bits
 // (W3C Trace Context Level 2, 3.2.2.3), so that all nodes draw alike.
 const oneInAHundred = (1 << 56) / 100
 
-// End counts the request, once, and keeps its span if there is reason to. Of r
+// End counts the request, once, and keeps its span if there is reason to. It took
+// so long, by the same clock as when it began. Of r
 // it takes Route, Protocol, Class, Status, Head, the text and what of the trace
 // the caller has given; Flags may have Sampled, Probing and Anomalous. The rest it fills in.
-func (c *Call) End(r *Record, now time.Time) {
+func (c *Call) End(r *Record, took time.Duration) {
 	f := c.flow
 	if f == nil {
 		return
 	}
 	w := f.w
 	r.Listener, r.Flow, r.Index = f.listener, f.number, c.index
-	r.Start, r.Duration = time.Duration(w.mono(c.start)), now.Sub(c.start)
-	r.FlowAge = c.start.Sub(f.accepted)
+	r.Start, r.Duration = time.Duration(c.start), took
+	r.FlowAge = time.Duration(c.start - f.accepted)
 	switch {
 	case r.Flags&Probing != 0:
 		r.Arm = Probe
@@ -210,7 +212,11 @@ func (c *Call) End(r *Record, now time.Time) {
 	}
 	counted := r.Counted()
 
-	series := w.series(r.Key)
+	series := int(f.series.Load())
+	if w.mem[w.layout.keys+series].Load() != r.pack() { // requests of a flow are much alike
+		series = w.series(r.Key)
+		f.series.Store(uint32(series))
+	}
 	cell := w.mem[w.layout.cell(f.shard, series):][:cellWords]
 	// Count last: whoever reads it first finds that the buckets have no less.
 	cell[cBuckets+bucketOf(counted)].Add(1)
@@ -226,12 +232,9 @@ func (c *Call) End(r *Record, now time.Time) {
 		}
 	}
 
-	if r.TraceID == [16]byte{} {
-		binary.BigEndian.PutUint64(r.TraceID[:8], rand.Uint64()|1) // never zero
-		binary.BigEndian.PutUint64(r.TraceID[8:], rand.Uint64())
-	}
-	if r.SpanID == [8]byte{} {
-		r.SpanID = NewSpanID()
+	drawn := r.TraceID == [16]byte{}
+	if drawn {
+		binary.BigEndian.PutUint64(r.TraceID[8:], rand.Uint64()|1) // never zero
 	}
 	slow := time.Duration(w.mem[hSlow].Load())
 	if slow <= 0 {
@@ -242,6 +245,15 @@ func (c *Call) End(r *Record, now time.Time) {
 	}
 	if binary.BigEndian.Uint64(r.TraceID[8:])&(1<<56-1) < oneInAHundred {
 		r.Flags |= Chance
+	}
+	if r.Flags&Keep != 0 {
+		// Others are looked up by nobody: half an ID is enough for them.
+		if drawn {
+			binary.BigEndian.PutUint64(r.TraceID[:8], rand.Uint64())
+		}
+		if r.SpanID == [8]byte{} {
+			r.SpanID = NewSpanID()
+		}
 	}
 	if slot, done := w.layout.recordRing(f.shard).claim(w.mem); slot != nil {
 		r.putRequest(slot, done)

@@ -41,12 +41,13 @@ func NewTCP(cfg config.Listener, sockets []net.Listener, r *Registry, route uint
 
 func (s *Server) relay(client *Conn, dial DialFunc) {
 	defer client.Close()
-	call, record := client.flow.Begin(time.Now()), ledger.Record{Key: ledger.Key{Route: s.route, Protocol: ledger.TCP, Class: ledger.Ended}}
+	start := time.Now()
+	call, record := client.flow.Begin(start), ledger.Record{Key: ledger.Key{Route: s.route, Protocol: ledger.TCP, Class: ledger.Ended}}
 	defer func() {
 		if client.Cut() {
 			record.Flags |= ledger.Anomalous
 		}
-		call.End(&record, time.Now())
+		call.End(&record, time.Since(start))
 	}()
 	upstream, release, err := dial(context.Background())
 	if err != nil {
