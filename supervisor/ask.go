@@ -42,14 +42,18 @@ func (s *Supervisor) ask(ctx context.Context, by *steering, g *generation, conf 
 			return fmt.Errorf("HTTP/3: %w", err)
 		}
 	}
+	if conf.Protocol.IsHTTP() {
+		return s.probeOnce(ctx, by, g, conf)
+	}
+	// A stream has no answer: that it is accepted is what can be seen. To look takes
+	// milliseconds where thousands listen.
 	before, _, err := s.taken(g, conf.Name)
 	if err != nil {
 		return err
 	}
-	if err := s.probeOnce(ctx, by, g, conf); err != nil || conf.Protocol.IsHTTP() {
+	if err := s.probeOnce(ctx, by, g, conf); err != nil {
 		return err
 	}
-	// A stream has no answer: that it is accepted is what can be seen.
 	late := time.After(time.Duration(s.patience.Load()))
 	for {
 		now, waiting, err := s.taken(g, conf.Name)

@@ -107,7 +107,7 @@ func (f stateFile) load() (state, error) {
 // save replaces the file. A crash at any instant leaves one of the two: the
 // data is on disk before the name points to it, the name before save returns.
 func (f stateFile) save(st state) (err error) {
-	data, err := json.MarshalIndent(st, "", "\t")
+	data, err := json.Marshal(st) // without indentation: it is written ten times in a release, and may have thousands of sockets in it
 	if err != nil {
 		return err
 	}
