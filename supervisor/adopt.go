@@ -40,11 +40,12 @@ func (s *Supervisor) findLeft(left map[string]int) {
 			continue // it has ended meanwhile
 		}
 		if s.cgroups != nil {
-			if g.cgroup, err = s.cgroups.Make(g.id); err != nil {
+			if g.cgroup, err = s.cgroups.Adopt(g.id, g.process.PID); err != nil {
 				s.log.Warn("the cgroup of a generation that was left", "generation", g.id, "error", err)
 			}
 		}
 		if err := s.regain(g, was, left); err != nil {
+			g.told, g.toldAt, g.deadline = was.Told, was.ToldAt, was.Deadline
 			s.log.Warn("an earlier supervisor left a generation that cannot be adopted: it will be drained", "generation", g.id, "pid", was.PID, "reason", err)
 		}
 		s.generations = append(s.generations, g)
@@ -301,7 +302,10 @@ func (s *Supervisor) adopt() {
 		switch {
 		case g.stopping: // dismissed
 			s.work.Go(func() { s.reap(g) })
-		case g.state == Draining && !g.leftover():
+		case g.leftover() && s.shift.current == nil: // it serves until one of ours does
+		case g.leftover() && g.deadline.IsZero():
+			s.retire(g, s.shift.current.recipe.config.Release.DrainTimeout)
+		case g.state == Draining:
 			s.retire(g, max(time.Until(g.deadline), time.Second))
 		}
 	}

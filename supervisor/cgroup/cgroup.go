@@ -100,14 +100,44 @@ type Group struct {
 	Dir *os.File
 	// Number is the inode of Dir, by which the kernel names the group to us.
 	Number uint64
+
+	foreign bool // it is in the base of another supervisor, which has ended
 }
 
 // Make makes the group of a generation.
 func (b *Base) Make(generation uint64) (*Group, error) {
-	path := filepath.Join(b.dir, "gen-"+strconv.FormatUint(generation, 10))
+	path := filepath.Join(b.dir, name(generation))
 	if err := os.Mkdir(path, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, fmt.Errorf("make a cgroup: %w", err)
 	}
+	return open(path)
+}
+
+// Adopt finds the group in which a generation's process is: where an earlier
+// supervisor made it, whose own group may have been another than this one's.
+func (b *Base) Adopt(generation uint64, pid int) (*Group, error) {
+	mountinfo, err1 := os.ReadFile("/proc/self/mountinfo")
+	cgroups, err2 := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, err
+	}
+	path, err := Own(string(mountinfo), string(cgroups))
+	if err != nil {
+		return nil, err
+	}
+	if !strings.HasSuffix(path, filepath.Join("/", filepath.Base(b.dir), name(generation))) {
+		return nil, fmt.Errorf("process %d is in %s, which is not the group of generation %d", pid, path, generation)
+	}
+	g, err := open(path)
+	if err == nil {
+		g.foreign = filepath.Dir(path) != b.dir
+	}
+	return g, err
+}
+
+func name(generation uint64) string { return "gen-" + strconv.FormatUint(generation, 10) }
+
+func open(path string) (*Group, error) {
 	dir, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("open the cgroup: %w", err)
@@ -117,7 +147,7 @@ func (b *Base) Make(generation uint64) (*Group, error) {
 		dir.Close()
 		return nil, fmt.Errorf("stat the cgroup: %w", err)
 	}
-	return &Group{dir, st.Ino}, nil
+	return &Group{Dir: dir, Number: st.Ino}, nil
 }
 
 // Kill ends every process in the group (cgroup.kill, since Linux 5.14).
@@ -130,6 +160,9 @@ func (g *Group) Remove() bool {
 	err := os.Remove(g.Dir.Name())
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return false
+	}
+	if g.foreign {
+		os.Remove(filepath.Dir(g.Dir.Name())) // refused while there is another in it
 	}
 	g.Dir.Close()
 	return true
