@@ -53,8 +53,8 @@ soak: build ## 1,000 releases in a row: nothing may grow; 100,000 operations on 
 gates: build ## a hundred releases of the same again, and more of the gates' tests (root)
 	BATON_TEST_GATES=1 go test -count=1 -timeout 30m -run 'TestSameAgainPasses|TestConservation|TestBadGenerations|TestBadLedgers' -v ./supervisor ./tests/packetpath
 
-faults: build ## kill supervisors 200 times in the middle of releases, under load (root, half an hour)
-	BATON_KILLS=200 go test -count=1 -timeout 2h -run 'TestSupervisorKilledInReleases' -v ./tests/faults
+faults: build ## kill supervisors at each transition of a release, and 200 times at any moment of one, under load (root, half an hour)
+	BATON_KILLS=200 go test -count=1 -timeout 2h -run 'TestSupervisorKilledInReleases|TestSupervisorKilledAtEachTransition' -v ./tests/faults
 
 jaeger: build ## build Jaeger in a module of its own and show it a release (root, network, ten minutes)
 	BATON_TEST_JAEGER=1 go test -count=1 -timeout 1h -run TestJaegerShowsARelease -v ./tests/jaeger

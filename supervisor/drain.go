@@ -56,10 +56,12 @@ func (s *Supervisor) stop(g *generation, timeout time.Duration) {
 		traced.begin("drain", trace.DrainTimeout.Int64(timeout.Milliseconds()))
 		s.drain(g, timeout, traced)
 		traced.end("drain")
+		s.reached("drain ends")
 	}
 	traced.begin("reap")
 	s.reap(g)
 	traced.end("reap")
+	s.reached("reap ends")
 }
 
 // drain lets a generation finish the flows it has. It is told to stop only when
@@ -100,10 +102,12 @@ func (s *Supervisor) drain(g *generation, timeout time.Duration, traced *tracedE
 	}
 	g.told = true
 	s.note()
+	s.reached("stop noted")
 	s.mu.Unlock()
 	if !told && g.process.Signal(syscall.SIGTERM) != nil {
 		return // it has ended
 	}
+	s.reached("stop told")
 	traced.note(trace.EventToldToStop)
 
 	squeezed, hurried := g.squeezed, s.hurried

@@ -285,6 +285,7 @@ func (s *Supervisor) run(ctx context.Context, r *release) {
 	}
 	s.endTrace(r, outcome, reason)
 	span.End() // before anybody hears of the end
+	s.reached("release ends")
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -316,6 +317,7 @@ func (s *Supervisor) runStage(ctx context.Context, r *release, name string, do f
 	if err == nil {
 		err = do(s, ctx, r)
 	}
+	s.reached(name + " ends")
 	result := StageResult{Name: name, Milliseconds: float64(time.Since(begin).Microseconds()) / 1000}
 	if err != nil {
 		result.Error = err.Error()

@@ -121,7 +121,9 @@ func (s *Supervisor) giveNow(r *release, share float64, salt uint32) (resumed ch
 		s.shift = shiftInForce{current: old, other: g, weight: share, salt: salt}
 	}
 	s.applyShift()
+	s.reached(fmt.Sprintf("shift to %g stored", share))
 	s.note()
+	s.reached(fmt.Sprintf("shift to %g noted", share))
 	if share >= 1 || old == nil {
 		r.event(trace.EventShifted)
 	} else {

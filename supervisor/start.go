@@ -47,6 +47,7 @@ func (s *Supervisor) start(ctx context.Context, r *release) error {
 		g.closeDatagrams()
 	}
 
+	s.reached("slot filled")
 	timeout := r.recipe.config.Release.ReadyTimeout
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
@@ -175,6 +176,7 @@ func (s *Supervisor) enter(g *generation, p *spawn.Process) error {
 	if err := s.persist(); err != nil {
 		return fmt.Errorf("record generation %d: %w", g.id, err)
 	}
+	s.reached("process noted")
 	return nil
 }
 

@@ -48,6 +48,9 @@ type Options struct {
 	Unsteered bool
 	// Serving, if set, is called once, when the first generation serves.
 	Serving func()
+	// Reached, if set, is called at each named transition of a release, and of the
+	// drain after it: where a test lets the supervisor die. Locks may be held.
+	Reached func(transition string)
 }
 
 // Supervisor runs generations. Make it with [New]; [Supervisor.Run] does the work.
@@ -246,6 +249,12 @@ func (s *Supervisor) Run(ctx context.Context, hurry <-chan struct{}) error {
 	releases.Wait()
 	s.shutdown(s.config.Release.DrainTimeout, hurry)
 	return nil
+}
+
+func (s *Supervisor) reached(transition string) {
+	if s.opts.Reached != nil {
+		s.opts.Reached(transition)
+	}
 }
 
 var (

@@ -50,11 +50,15 @@ func Main(m *testing.M) int {
 var buildOnce = sync.OnceValue(func() error { return build(shared) })
 
 func build(dir string) error {
+	return goBuild("-o", dir, "./supervisor/cmd/baton", "./proxy/cmd/baton-proxy")
+}
+
+func goBuild(args ...string) error {
 	root, err := moduleRoot()
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command("go", "build", "-o", dir, "./supervisor/cmd/baton", "./proxy/cmd/baton-proxy")
+	cmd := exec.Command("go", append([]string{"build"}, args...)...)
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%v: %w\n%s", cmd.Args, err, out)
@@ -102,8 +106,24 @@ func On(host *testnet.Host) demo.Place {
 // as it should. If the test has failed, the end of its log is shown.
 func Start(t testing.TB, at demo.Place, s demo.Settings) *demo.Node {
 	t.Helper()
+	return start(t, filepath.Join(Build(t), "baton"), at, s)
+}
+
+// StartMortal is Start with a supervisor that dies at the transition whose name is
+// written to kill-at in its runtime directory (supervisor/cmd/baton/killat.go).
+func StartMortal(t testing.TB, s demo.Settings) *demo.Node {
+	t.Helper()
+	mortal := filepath.Join(Build(t), "baton-mortal")
+	if err := goBuild("-o", mortal, "-tags", "killat", "./supervisor/cmd/baton"); err != nil {
+		t.Fatal(err)
+	}
+	return start(t, mortal, demo.Place{}, s)
+}
+
+func start(t testing.TB, executable string, at demo.Place, s demo.Settings) *demo.Node {
+	t.Helper()
 	need.Root(t, "a supervisor loads BPF programs")
-	n, err := demo.StartNode(t.Context(), filepath.Join(Build(t), "baton"), at, s)
+	n, err := demo.StartNode(t.Context(), executable, at, s)
 	if err != nil {
 		t.Fatal(err)
 	}

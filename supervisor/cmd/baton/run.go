@@ -24,6 +24,9 @@ import (
 // release that is under way first.
 const leaveTimeout = time.Minute
 
+// killAt is set in binaries for tests, see killat.go.
+var killAt func(runtimeDir string) func(transition string)
+
 func newRunCommand() *cobra.Command {
 	var path string
 	var unsteered, replace bool
@@ -74,8 +77,12 @@ func run(ctx context.Context, path string, unsteered, replace bool) error {
 			return err
 		}
 	}
+	var reached func(string)
+	if killAt != nil {
+		reached = killAt(conf.RuntimeDir)
+	}
 	s, err := supervisor.New(supervisor.Options{
-		Config: conf, ConfigPath: path, Log: log, Version: version, Unsteered: unsteered,
+		Config: conf, ConfigPath: path, Log: log, Version: version, Unsteered: unsteered, Reached: reached,
 		Serving: func() {
 			log.Info("serving", "listeners", len(conf.Listeners), "admin", conf.Admin.Socket)
 			if err := contract.Notify("READY=1"); err != nil {
