@@ -3,7 +3,7 @@ CLANG         := clang-19
 GOLANGCI_LINT := v2.15.0
 
 # What the targets need beyond Go, as Debian packages.
-TEST_PACKAGES     := curl wrk nghttp2-client iproute2 gunicorn nodejs node-ws systemd
+TEST_PACKAGES     := curl wrk nghttp2-client iproute2 gunicorn nodejs node-ws systemd ngtcp2-client
 BENCH_PACKAGES    := nginx libnginx-mod-stream haproxy wrk
 GENERATE_PACKAGES := $(CLANG) $(CLANG:clang%=llvm%) libbpf-dev linux-libc-dev
 
@@ -19,7 +19,7 @@ export BPF2GO_CC := $(CLANG)
 LINT := bin/tools/golangci-lint-$(GOLANGCI_LINT)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test check generate verifier faults soak jaeger gates listeners cost figures bench install clean help
+.PHONY: build demo test check generate verifier faults soak quic jaeger gates listeners cost figures bench install clean help
 
 build: ## build bin/baton and bin/baton-proxy
 	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/ ./supervisor/cmd/baton ./proxy/cmd/baton-proxy
@@ -55,6 +55,9 @@ gates: build ## a hundred releases of the same again, and more of the gates' tes
 
 faults: build ## kill supervisors at each transition of a release, and 200 times at any moment of one, under load (root, half an hour)
 	BATON_KILLS=200 go test -count=1 -timeout 2h -run 'TestSupervisorKilledInReleases|TestSupervisorKilledAtEachTransition' -v ./tests/faults
+
+quic: build ## QUIC's tests at full length: 200 releases, all slots used twice, a minute of flips (root, half an hour)
+	BATON_RELEASES=200 BATON_ROUND=300 BATON_FLIPS=1m go test -count=1 -timeout 1h -v ./tests/quic
 
 jaeger: build ## build Jaeger in a module of its own and show it a release (root, network, ten minutes)
 	BATON_TEST_JAEGER=1 go test -count=1 -timeout 1h -run TestJaegerShowsARelease -v ./tests/jaeger

@@ -135,7 +135,7 @@ func New(sockets []*net.UDPConn, opts Options) (*Server, error) {
 func (s *Server) Start() {
 	for _, w := range s.workers {
 		s.loops.Go(func() {
-			if err := s.http.ServeListener(w); !errors.Is(err, http.ErrServerClosed) {
+			if err := s.http.ServeListener(w); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, quic.ErrTransportClosed) {
 				s.opts.Log.Error("serve HTTP/3", "err", err)
 			}
 		})

@@ -32,11 +32,13 @@ type load struct {
 	udp     string
 	secure  *tls.Config
 	stop    chan struct{}
+	once    sync.Once
 	running sync.WaitGroup
 
-	mu     sync.Mutex
-	done   map[string]int
-	failed []string
+	mu       sync.Mutex
+	done     map[string]int
+	answered map[string]int // by generation
+	failed   []string
 }
 
 func newLoad(t *testing.T, address, udp string, certificate []byte) *load {
@@ -45,10 +47,12 @@ func newLoad(t *testing.T, address, udp string, certificate []byte) *load {
 	if !roots.AppendCertsFromPEM(certificate) {
 		t.Fatal("no certificate")
 	}
-	return &load{
-		t: t, url: "https://" + address, udp: udp, stop: make(chan struct{}), done: map[string]int{},
+	l := &load{
+		t: t, url: "https://" + address, udp: udp, stop: make(chan struct{}), done: map[string]int{}, answered: map[string]int{},
 		secure: &tls.Config{RootCAs: roots, ServerName: "demo.test"},
 	}
+	t.Cleanup(func() { l.finish() })
+	return l
 }
 
 // each runs a client that does one operation after the other.
@@ -75,7 +79,7 @@ func (l *load) each(kind string, client func() (op func() error, end func())) {
 }
 
 func (l *load) finish() (done map[string]int, failed []string) {
-	close(l.stop)
+	l.once.Do(func() { close(l.stop) })
 	l.running.Wait()
 	return l.done, l.failed
 }
@@ -84,6 +88,7 @@ func (l *load) finish() (done map[string]int, failed []string) {
 type client struct {
 	http   *http3.Transport
 	load   *load
+	url    string
 	socket *quic.Transport
 	last   atomic.Pointer[quic.Conn]
 	owners map[*quic.Conn]string // the generation that first answered on each
@@ -94,7 +99,7 @@ func (l *load) client(secure *tls.Config) *client {
 	if err != nil {
 		l.t.Error(err)
 	}
-	c := &client{load: l, socket: &quic.Transport{Conn: conn}, owners: map[*quic.Conn]string{}}
+	c := &client{load: l, url: l.url, socket: &quic.Transport{Conn: conn}, owners: map[*quic.Conn]string{}}
 	c.http = &http3.Transport{
 		TLSClientConfig: secure,
 		QUICConfig:      &quic.Config{HandshakeIdleTimeout: patience, MaxIdleTimeout: patience},
@@ -122,9 +127,14 @@ func (c *client) end() {
 // do sends a request and reads the response. A connection that was answered by one
 // generation must never be answered by another.
 func (c *client) do(method, path string, body io.Reader) ([]byte, error) {
+	return c.doFor(patience, method, path, body)
+}
+
+// doFor is do with another patience.
+func (c *client) doFor(patience time.Duration, method, path string, body io.Reader) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, method, c.load.url+path, body)
+	req, err := http.NewRequestWithContext(ctx, method, c.url+path, body)
 	if err != nil {
 		return nil, err
 	}
@@ -145,6 +155,9 @@ func (c *client) do(method, path string, body io.Reader) ([]byte, error) {
 	if generation == "" {
 		return nil, errors.New("no generation says that it has answered")
 	}
+	c.load.mu.Lock()
+	c.load.answered[generation]++
+	c.load.mu.Unlock()
 	conn := c.last.Load()
 	if first, ok := c.owners[conn]; !ok {
 		c.owners[conn] = generation
@@ -242,7 +255,8 @@ func (l *load) uploads(ms int) {
 func (l *load) moving() {
 	l.each("moving clients", func() (func() error, func()) {
 		relay := newRelay(l.t, l.url[len("https://"):])
-		c := (&load{t: l.t, url: "https://" + relay.address()}).client(l.secure)
+		c := l.client(l.secure)
+		c.url = "https://" + relay.address()
 		n := 0
 		return func() error {
 			if n++; n%5 == 0 {

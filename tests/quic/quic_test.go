@@ -2,10 +2,12 @@
 // serves a connection is taken from what the application answers, never from the
 // connection IDs that steer it.
 //
-// BATON_RELEASES is the number of releases, instead of each test's own.
+// BATON_RELEASES is the number of releases of TestReleases, 5 without it; make
+// quic sets that and more.
 package quic
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net"
@@ -37,12 +39,15 @@ admin: {socket: {{.Node.Dir}}/run/admin.sock, address: "{{.Admin}}"}
 listeners:
   - {name: web, address: "{{.Node.HTTPS}}", protocol: https, http3: true, workers: 2, tls: {cert_file: cert.pem, key_file: key.pem}}
   - {name: dgram, address: "{{.Node.TCP}}", protocol: udp, workers: 2, idle_timeout: 1s}
+  - {name: raw, address: "{{.Node.HTTP}}", protocol: tcp}
 routes:
   - {name: all, listeners: [web], match: {path_prefix: /}, upstreams: [{name: origin}]}
   - {name: dgram, listeners: [dgram], upstreams: [{name: echo}]}
+  - {name: raw, listeners: [raw], upstreams: [{name: stream}]}
 upstreams:
-  - {name: origin, endpoints: ["{{.Origin.HTTPAddress}}"]}
+  - {name: origin, endpoints: ["ORIGIN"]}
   - {name: echo, endpoints: ["UDPECHO"]}
+  - {name: stream, endpoints: ["{{.Origin.EchoAddress}}"]}
 release:
   drain_timeout: {{.DrainTimeout}}
   max_generations: {{.MaxGenerations}}
@@ -50,7 +55,14 @@ release:
 shutdown: {lead: 0s}
 `
 
-func startSite(t *testing.T, unsteered bool) *site {
+// siteSettings is what a test wants otherwise.
+type siteSettings struct {
+	unsteered bool
+	drain     time.Duration // 0: longer than any operation, since what a drain ends at its deadline is no failure of steering
+	origin    string        // empty: the demo's
+}
+
+func startSite(t *testing.T, want siteSettings) *site {
 	t.Helper()
 	echo, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
@@ -70,9 +82,9 @@ func startSite(t *testing.T, unsteered bool) *site {
 	}()
 	t.Cleanup(func() { echo.Close(); <-ended })
 	n := node.Start(t, demo.Place{}, demo.Settings{
-		Config: strings.Replace(siteConfig, "UDPECHO", echo.LocalAddr().String(), 1), Unsteered: unsteered,
-		// Longer than any operation: what a drain ends at its deadline is no failure of steering.
-		DrainTimeout: 30 * time.Second, VerifyWindow: 100 * time.Millisecond,
+		Config:       strings.NewReplacer("UDPECHO", echo.LocalAddr().String(), "ORIGIN", cmp.Or(want.origin, "{{.Origin.HTTPAddress}}")).Replace(siteConfig),
+		Unsteered:    want.unsteered,
+		DrainTimeout: cmp.Or(want.drain, 30*time.Second), VerifyWindow: 100 * time.Millisecond,
 	})
 	return &site{Node: n, udp: n.TCP.String(), file: filepath.Join(n.Dir, "first.yaml")}
 }
@@ -114,7 +126,7 @@ func (s *site) release(t *testing.T, what string) {
 // none fails, and every connection stays with its generation for life.
 func TestReleases(t *testing.T) {
 	n := releases(t, 5)
-	s := startSite(t, false)
+	s := startSite(t, siteSettings{})
 	l := s.load(t)
 	l.all(1500)
 	for i := range n {
@@ -139,7 +151,7 @@ func TestReleases(t *testing.T) {
 // TestReleasesWithoutSteeringFail is the control group: the same run loses
 // connections where the kernel's hash decides.
 func TestReleasesWithoutSteeringFail(t *testing.T) {
-	s := startSite(t, true)
+	s := startSite(t, siteSettings{unsteered: true})
 	l := s.load(t)
 	for range 4 {
 		l.kept()
@@ -179,7 +191,7 @@ func kill(t *testing.T, s *site, generation string) {
 // TestKilledGeneration: clients of a generation that dies are told at once by a
 // stateless reset, and others notice nothing.
 func TestKilledGeneration(t *testing.T) {
-	s := startSite(t, false)
+	s := startSite(t, siteSettings{})
 	l := s.load(t)
 	victim, other := l.client(l.secure), l.client(l.secure)
 	defer victim.end()
@@ -224,7 +236,7 @@ func TestSupervisorKilled(t *testing.T) {
 }
 
 func killSupervisor(t *testing.T, tables bool) {
-	s := startSite(t, false)
+	s := startSite(t, siteSettings{})
 	l := s.load(t)
 	l.fresh()
 	l.kept()

@@ -1,6 +1,7 @@
 package quic
 
 import (
+	"bytes"
 	"net"
 	"sync"
 	"testing"
@@ -18,12 +19,15 @@ type relay struct {
 	back   *net.UDPConn
 	old    []*net.UDPConn // packets on their way may still come by them
 	closed bool
+	pass   int // datagrams of the client's before the rest is held; negative: all
+	held   [][]byte
+	holds  chan struct{} // closed at the first that is held
 	loops  sync.WaitGroup
 }
 
 func newRelay(t *testing.T, to string) *relay {
 	t.Helper()
-	r := &relay{t: t}
+	r := &relay{t: t, pass: -1}
 	var err error
 	if r.to, err = net.ResolveUDPAddr("udp", to); err != nil {
 		t.Error(err)
@@ -41,12 +45,36 @@ func newRelay(t *testing.T, to string) *relay {
 			}
 			r.mu.Lock()
 			r.client = from
-			back := r.back
+			if r.pass == 0 {
+				if r.held = append(r.held, bytes.Clone(b[:n])); len(r.held) == 1 {
+					close(r.holds)
+				}
+			} else {
+				r.pass--
+				r.back.Write(b[:n])
+			}
 			r.mu.Unlock()
-			back.Write(b[:n])
 		}
 	})
 	return r
+}
+
+// holdAfter lets some more datagrams of the client's pass and keeps the others
+// until letGo. The channel is closed when there is one.
+func (r *relay) holdAfter(pass int) <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.pass, r.holds = pass, make(chan struct{})
+	return r.holds
+}
+
+func (r *relay) letGo() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, datagram := range r.held {
+		r.back.Write(datagram)
+	}
+	r.pass, r.held = -1, nil
 }
 
 func (r *relay) address() string { return r.front.LocalAddr().String() }
