@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,6 +21,8 @@ import (
 // Death is what a process owned at the moment it was killed.
 type Death struct {
 	PID int
+	// Generation is the process's, 0 where the caller has not said.
+	Generation int
 	// At lies between the instant it was stopped and the one it was killed.
 	At    time.Time
 	flows map[Flow]struct{}
@@ -50,12 +53,17 @@ func Kill(pid, supervisor int, servers ...netip.AddrPort) (_ *Death, err error) 
 func (d *Death) Flows() int { return len(d.flows) }
 
 // Explains reports whether the operation failed because its connection was
-// owned by the process that died.
+// owned by the process that died. Of a flow of datagrams the kernel keeps no
+// owner. One on which no generation had said that it answers is believed to have
+// been the process's, if it was there before the death and failed after it.
 func (d *Death) Explains(o Op) bool {
 	if d == nil || !o.Failed() {
 		return false
 	}
 	_, owned := d.flows[o.Flow]
+	if slices.Contains(DatagramKinds, o.Kind) {
+		owned = o.Generation == 0 || o.Generation == d.Generation
+	}
 	return owned && o.Dialled.Before(d.At) && o.End.After(d.At)
 }
 

@@ -93,6 +93,7 @@ func TestKillListsWhatTheProcessHasAccepted(t *testing.T) {
 		t.Errorf("%d flows, want 2", d.Flows())
 	}
 	after := time.Now()
+	d.Generation = 3
 	for i, tt := range []struct {
 		why  string
 		op   Op
@@ -106,6 +107,11 @@ func TestKillListsWhatTheProcessHasAccepted(t *testing.T) {
 		{"the port used again later", Op{Flow: flows[0], Dialled: after, End: after, Err: io.EOF}, false},
 		{"failed before", Op{Flow: flows[0], Dialled: dialled, End: dialled, Err: io.EOF}, false},
 		{"did not fail", Op{Flow: flows[0], Dialled: dialled, End: after}, false},
+		{"HTTP/3, of the generation", Op{Kind: H3, Generation: 3, Dialled: dialled, End: after, Err: io.EOF}, true},
+		{"HTTP/3, of another", Op{Kind: H3, Generation: 2, Dialled: dialled, End: after, Err: io.EOF}, false},
+		{"HTTP/3, not answered", Op{Kind: H3New, Dialled: dialled, End: after, Err: io.EOF}, true},
+		{"HTTP/3, not answered, later", Op{Kind: H3New, Dialled: after, End: after, Err: io.EOF}, false},
+		{"datagrams", Op{Kind: UDP, Dialled: dialled, End: after, Err: io.EOF}, true},
 		{"was told", Op{Flow: flows[0], Dialled: dialled, End: after, Err: ErrCut}, false},
 	} {
 		if got := d.Explains(tt.op); got != tt.want {

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"time"
 )
@@ -15,6 +16,8 @@ import (
 type Load struct {
 	// HTTP, HTTPS and TCP are the host:port of the listeners the clients connect to. Empty: no such clients.
 	HTTP, HTTPS, TCP string
+	// HTTP3 and UDP are those of clients that send datagrams, always from this process.
+	HTTP3, UDP string
 	// Roots are what the certificate of HTTPS is verified by.
 	Roots *x509.CertPool
 	// Dial opens a connection to one of them. Defaults to doing so from this
@@ -22,7 +25,7 @@ type Load struct {
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 	// ForgivesSessions lets a server forget sessions that it has given tickets for.
 	ForgivesSessions bool
-	// Kinds are those that run. Empty: all.
+	// Kinds are those that run. Empty: all that have an address.
 	Kinds []Kind
 	// Clients is how many of a kind run at the same time. A kind that is absent
 	// has as many as [DefaultClients] says.
@@ -49,6 +52,7 @@ type Counts struct{ OK, Failed, Cut int }
 var DefaultClients = map[Kind]int{
 	HTTPNew: 5, HTTPKeepAlive: 7, HTTPSNew: 4, HTTPSKeepAlive: 5, H2New: 4, H2: 6, H2C: 5, GRPC: 5, GRPCStream: 4,
 	Events: 4, WebSocket: 4, Upload: 3, Download: 3, TCP: 4, TCPNew: 4,
+	H3New: 4, H3: 5, UDP: 4,
 }
 
 const slowClients = 3
@@ -61,9 +65,11 @@ const longIdle = time.Second
 // client is one client; operations run one at a time.
 type client struct {
 	web, tlsWeb, raw string
+	http3, udp       string
 	roots            *x509.CertPool
 	connect          func(ctx context.Context, address string) (net.Conn, error)
 	idle             *httpConn // of a keep-alive client, between two requests
+	quic             *h3Client // of a client that keeps its connection of HTTP/3
 
 	// For HTTP/2 of all clients of a kind, otherwise the client's own.
 	shared  *h2Pair
@@ -87,12 +93,15 @@ var operations = map[Kind]func(*client, *attempt) error{
 	Download:       (*client).download,
 	TCP:            (*client).tcp,
 	TCPNew:         (*client).tcpNew,
+	H3New:          (*client).http3New,
+	H3:             (*client).http3Kept,
+	UDP:            (*client).udpFlow,
 }
 
 // short kinds are slow by intent only in their first clients.
 func (k Kind) short() bool {
 	switch k {
-	case GRPCStream, Events, WebSocket, Upload, Download, TCP:
+	case GRPCStream, Events, WebSocket, Upload, Download, TCP, UDP:
 		return false
 	}
 	return true
@@ -104,7 +113,7 @@ func (k Kind) shares() bool { return k == H2 || k == H2C || k == GRPC || k == GR
 
 // keeps reports whether a client of the kind uses a connection again.
 func (k Kind) keeps() bool {
-	return k.shares() && k.short() || k == HTTPKeepAlive || k == HTTPSKeepAlive
+	return k.shares() && k.short() || k == HTTPKeepAlive || k == HTTPSKeepAlive || k == H3
 }
 
 // address is the listener that the clients of a kind cannot do without.
@@ -114,6 +123,10 @@ func (l *Load) address(k Kind) string {
 		return l.HTTPS
 	case TCP, TCPNew:
 		return l.TCP
+	case H3New, H3:
+		return l.HTTP3
+	case UDP:
+		return l.UDP
 	}
 	return l.HTTP
 }
@@ -125,7 +138,7 @@ func (l *Load) Run(ctx context.Context) {
 	defer running.Wait()
 	kinds := l.Kinds
 	if len(kinds) == 0 {
-		kinds = Kinds
+		kinds = slices.Concat(Kinds, DatagramKinds)
 	}
 	for _, kind := range kinds {
 		if l.address(kind) == "" {
@@ -153,7 +166,7 @@ func (l *Load) Run(ctx context.Context) {
 }
 
 func (l *Load) client() *client {
-	c := &client{web: l.HTTP, tlsWeb: l.HTTPS, raw: l.TCP, roots: l.Roots, connect: l.Dial, shared: new(h2Pair), tickets: newTickets(), forgive: l.ForgivesSessions}
+	c := &client{web: l.HTTP, tlsWeb: l.HTTPS, raw: l.TCP, http3: l.HTTP3, udp: l.UDP, roots: l.Roots, connect: l.Dial, shared: new(h2Pair), tickets: newTickets(), forgive: l.ForgivesSessions}
 	if c.connect == nil {
 		c.connect = dialTCP
 	}
@@ -224,6 +237,7 @@ func (c *client) close() {
 	if c.idle != nil {
 		c.idle.Close()
 	}
+	c.quic.close()
 	c.shared.close()
 }
 

@@ -20,8 +20,11 @@ import (
 // Node is a supervisor that runs as a child process, driven as an operator
 // would: by its commands and its admin socket.
 type Node struct {
-	// HTTP, HTTPS and TCP are the addresses of the listeners web, edge and raw.
-	HTTP, HTTPS, TCP netip.AddrPort
+	// HTTP, HTTPS, TCP and UDP are the addresses of the listeners web, edge, raw and
+	// dgram; UDP's is not valid without [Settings.Datagrams].
+	HTTP, HTTPS, TCP, UDP netip.AddrPort
+	// DatagramOrigin is where the origin echoes datagrams.
+	DatagramOrigin string
 	// Dir holds the configuration files, the runtime directory and the log.
 	Dir string
 
@@ -61,6 +64,12 @@ func StartNode(ctx context.Context, executable string, at Place, s Settings) (_ 
 		return nil, err
 	}
 	n.HTTP, n.HTTPS, n.TCP, n.admin = free[0], free[1], free[2], free[3].String()
+	if s.Datagrams {
+		if n.DatagramOrigin, err = n.origin.echoDatagrams("127.0.0.1:0"); err != nil {
+			return nil, err
+		}
+		n.UDP = n.TCP // a port that is free for one protocol is hardly taken for the other
+	}
 	if err := WriteCertificate(n.Dir, "first"); err != nil {
 		return nil, err
 	}
@@ -157,7 +166,11 @@ func (n *Node) Load() (*Load, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Load{HTTP: n.HTTP.String(), HTTPS: n.HTTPS.String(), TCP: n.TCP.String(), Roots: pool}, nil
+	load := &Load{HTTP: n.HTTP.String(), HTTPS: n.HTTPS.String(), TCP: n.TCP.String(), Roots: pool}
+	if n.UDP.IsValid() {
+		load.HTTP3, load.UDP = n.HTTPS.String(), n.UDP.String()
+	}
+	return load, nil
 }
 
 // LogFile is where the supervisor and its generations write.

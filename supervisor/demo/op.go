@@ -29,13 +29,20 @@ const (
 	Download       Kind = "download"        // an answer that takes seconds
 	TCP            Kind = "tcp"             // echo for seconds, then half close
 	TCPNew         Kind = "tcp-new"         // a connection for one short echo
+	H3New          Kind = "h3-new"          // HTTP/3, a connection for each request, begun by early data
+	H3             Kind = "h3"              // HTTP/3, one connection until told GOAWAY
+	UDP            Kind = "udp"             // datagrams both ways for seconds
 )
 
-// Kinds lists every kind, in the order reports show them.
+// Kinds lists the kinds that go by TCP, in the order reports show them.
 var Kinds = []Kind{
 	HTTPNew, HTTPKeepAlive, HTTPSNew, HTTPSKeepAlive, H2New, H2, H2C, GRPC, GRPCStream,
 	Events, WebSocket, Upload, Download, TCP, TCPNew,
 }
+
+// DatagramKinds lists those that go by UDP, which a [Load] has only where it
+// knows an address for them. Reports show them after the others.
+var DatagramKinds = []Kind{H3New, H3, UDP}
 
 // ErrCut is the error of an operation that the server ended by announcing that
 // it goes away, in the two protocols here that can say so: WebSocket by close
@@ -57,6 +64,9 @@ type Op struct {
 	// so it is the connection dialled at Dialled and no other of that name.
 	Flow    Flow
 	Dialled time.Time
+	// Generation is the one that has answered on the connection; 0 where none has,
+	// or the protocol has no way to say it.
+	Generation int
 	// Wait is the longest the client waited for the other end: for the head of an
 	// answer (a connection of its own included), the receipt of an upload, an
 	// echo. The seconds that a slow body takes by intent are not in it.

@@ -37,10 +37,11 @@ const shaTrailer = "X-Sha256"
 //
 // and on a second port a TCP echo that answers a half close with its own.
 type Origin struct {
-	http    *http.Server
-	web     net.Listener
-	echo    net.Listener
-	running sync.WaitGroup
+	http      *http.Server
+	web       net.Listener
+	echo      net.Listener
+	datagrams net.PacketConn // nil: it echoes none
+	running   sync.WaitGroup
 
 	mu     sync.Mutex
 	closed bool
@@ -91,6 +92,9 @@ func (o *Origin) EchoAddress() string { return o.echo.Addr().String() }
 // Close cuts every connection and returns when nothing of the origin runs any more.
 func (o *Origin) Close() error {
 	err := errors.Join(o.http.Close(), o.echo.Close())
+	if o.datagrams != nil {
+		err = errors.Join(err, o.datagrams.Close())
+	}
 	o.mu.Lock()
 	o.closed = true
 	for c := range o.conns {

@@ -18,6 +18,8 @@ type Report struct {
 	Releases []ReleaseReport `json:"releases"`
 	// Killed is about the process that was killed on purpose.
 	Killed *KilledReport `json:"killed,omitempty"`
+	// Datagrams is what the kernel counted of those, nil where there were none.
+	Datagrams *DatagramReport `json:"datagrams,omitempty"`
 	// Problems says in words why the demo did not pass.
 	Problems []string `json:"problems"`
 }
@@ -69,7 +71,18 @@ type KilledReport struct {
 	Failed int `json:"failed"` // operations that failed on them
 }
 
-// Summarize sums up operations by kind, in the order of [Kinds]. releases are
+// DatagramReport counts datagrams by why the kernel gave them to a generation.
+type DatagramReport struct {
+	// Slots is how many slots got any by connection ID.
+	Slots      int `json:"slots"`
+	Named      int `json:"named"`      // by the connection ID
+	Remembered int `json:"remembered"` // to where the flow, or the first flight, had begun
+	Reset      int `json:"reset"`      // of a generation that had ended, to one that says so
+	Stranger   int `json:"stranger"`   // to nobody
+	Lost       int `json:"lost"`       // for want of any choice
+}
+
+// Summarize sums up operations by kind, in the order of [Kinds] and [DatagramKinds]. releases are
 // the times at which a release was under way, shifts those of the shifts, and
 // death explains failures; it may be nil.
 func Summarize(ops []Op, releases, shifts []Window, death *Death) []KindReport {
@@ -78,7 +91,7 @@ func Summarize(ops []Op, releases, shifts []Window, death *Death) []KindReport {
 		byKind[op.Kind] = append(byKind[op.Kind], op)
 	}
 	var reports []KindReport
-	for _, kind := range Kinds {
+	for _, kind := range slices.Concat(Kinds, DatagramKinds) {
 		if ops := byKind[kind]; len(ops) > 0 {
 			reports = append(reports, summarizeKind(kind, ops, releases, shifts, death))
 		}
@@ -166,8 +179,12 @@ func (r *Report) WriteTo(out io.Writer) (int64, error) {
 	t.Flush()
 
 	if k := r.Killed; k != nil {
-		fmt.Fprintf(&b, "\nProcess %d was killed right after its shift. It owned %d connections, on which %d operations failed.\n",
+		fmt.Fprintf(&b, "\nProcess %d was killed right after its shift. It owned %d connections of TCP; with what it had by UDP, %d operations failed on its flows.\n",
 			k.PID, k.Flows, k.Failed)
+	}
+	if d := r.Datagrams; d != nil {
+		fmt.Fprintf(&b, "\nDatagrams: %d by connection ID to %d slots, %d to where their flow had begun, %d told of a generation that had ended, %d to nobody, %d lost.\n",
+			d.Named, d.Slots, d.Remembered, d.Reset, d.Stranger, d.Lost)
 	}
 	b.WriteString("\n")
 	for _, p := range r.Problems {

@@ -46,10 +46,14 @@ func (s Scenario) steps() []step {
 		{name: fmt.Sprintf("storm of %d", stormSize), requests: stormSize, exits: []int{exitPassed, exitRefused}},
 	}
 	for i := range all {
-		all[i].settings.Steering = s.Steering
+		all[i].settings.Steering, all[i].settings.Datagrams = s.Steering, s.datagrams()
 	}
 	return all
 }
+
+// datagrams reports whether there are clients of HTTP/3 and UDP, whose flows
+// generations that share their sockets could not keep.
+func (s Scenario) datagrams() bool { return s.Steering != "takeover" }
 
 // NeverReadyCommand is the subcommand of `baton demo` that stands in for a proxy
 // that never becomes ready.
@@ -84,7 +88,7 @@ type run struct {
 // Run plays the scenario. An error means that it could not be played to its
 // end; whether what it showed is as it should be is in the report.
 func (s Scenario) Run(ctx context.Context) (_ *Report, err error) {
-	node, err := StartNode(ctx, s.Executable, Place{}, Settings{Steering: s.Steering})
+	node, err := StartNode(ctx, s.Executable, Place{}, Settings{Steering: s.Steering, Datagrams: s.datagrams()})
 	if err != nil {
 		return nil, err
 	}
@@ -255,6 +259,7 @@ func (r *run) killAfterShift(ctx context.Context, n int) error {
 	if err != nil {
 		return err
 	}
+	r.death.Generation = r.watch.Shifts()[n].Generation
 	if r.death.Flows() == 0 {
 		return errors.New("the process owned no connection when it was killed, so nothing was shown")
 	}
@@ -274,6 +279,9 @@ func (r *run) waitDrained(ctx context.Context) error {
 		}
 		old := s.beside()
 		if len(old) == 0 {
+			if r.node.UDP.IsValid() {
+				r.report.Datagrams = s.Datagrams()
+			}
 			return nil
 		}
 		if err := sleep(ctx, 20*time.Millisecond); err != nil {

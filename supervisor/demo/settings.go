@@ -21,6 +21,8 @@ type Settings struct {
 	MaxGenerations int
 	// Steering is auto, bpf or takeover. Empty means bpf.
 	Steering string
+	// Datagrams adds HTTP/3 and a listener of UDP, which need BPF.
+	Datagrams bool
 	// Unsteered leaves new flows to the kernel's hash over all generations.
 	Unsteered bool
 	// Config takes the place of the node's usual configuration: a text/template
@@ -33,16 +35,25 @@ runtime_dir: {{.Node.Dir}}/run
 admin: {socket: {{.Node.Dir}}/run/admin.sock, address: "{{.Admin}}"}
 listeners:
   - {name: web, address: "{{.Node.HTTP}}", protocol: http}
-  - {name: edge, address: "{{.Node.HTTPS}}", protocol: https, tls: {cert_file: cert.pem, key_file: key.pem}}
+  - {name: edge, address: "{{.Node.HTTPS}}", protocol: https, {{if .Datagrams}}http3: true, {{end}}tls: {cert_file: cert.pem, key_file: key.pem}}
   - {name: raw, address: "{{.Node.TCP}}", protocol: tcp}
+{{- if .Datagrams}}
+  - {name: dgram, address: "{{.Node.UDP}}", protocol: udp, idle_timeout: 1s}
+{{- end}}
 routes:
   - {name: all, listeners: [web, edge], match: {path_prefix: /}, upstreams: [{name: origin}]}
   - {name: grpc, listeners: [web, edge], match: {path_prefix: /demo.Echo/}, upstreams: [{name: grpc}]}
   - {name: raw, listeners: [raw], upstreams: [{name: echo}]}
+{{- if .Datagrams}}
+  - {name: dgram, listeners: [dgram], upstreams: [{name: datagrams}]}
+{{- end}}
 upstreams:
   - {name: origin, endpoints: ["{{.Origin.HTTPAddress}}"]}
   - {name: grpc, protocol: h2c, endpoints: ["{{.Origin.HTTPAddress}}"]}
   - {name: echo, endpoints: ["{{.Origin.EchoAddress}}"]}
+{{- if .Datagrams}}
+  - {name: datagrams, endpoints: ["{{.Node.DatagramOrigin}}"]}
+{{- end}}
 {{- if .Command}}
 proxy: {command: [{{range $i, $word := .Command}}{{if $i}}, {{end}}{{printf "%q" $word}}{{end}}], baton: false}
 {{- end}}

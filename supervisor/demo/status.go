@@ -19,6 +19,10 @@ type Status struct {
 		Name   string
 		Closed bool
 	}
+	Slots []struct {
+		Slot    int
+		Reasons map[string]int
+	}
 	Drained struct {
 		Ended, Cut int // generations, and flows their deadlines cut
 	}
@@ -54,6 +58,22 @@ type Stage struct {
 	Name  string  `json:"name"`
 	MS    float64 `json:"ms"`
 	Error string  `json:"error,omitempty"`
+}
+
+// Datagrams sums up what came of those, over all slots.
+func (s *Status) Datagrams() *DatagramReport {
+	r := new(DatagramReport)
+	for _, slot := range s.Slots {
+		if slot.Reasons["named"] > 0 {
+			r.Slots++
+		}
+		r.Named += slot.Reasons["named"]
+		r.Remembered += slot.Reasons["remembered"]
+		r.Reset += slot.Reasons["reset"]
+		r.Stranger += slot.Reasons["stranger"]
+		r.Lost += slot.Reasons["lost"]
+	}
+	return r
 }
 
 // Draining reports whether a generation has been told to stop, by its own word.
