@@ -57,7 +57,8 @@ faults: build ## kill supervisors at each transition of a release, and 200 times
 	BATON_KILLS=200 go test -count=1 -timeout 2h -run 'TestSupervisorKilledInReleases|TestSupervisorKilledAtEachTransition' -v ./tests/faults
 
 quic: build ## QUIC's tests at full length: 200 releases, all slots used twice, a minute of flips (root, half an hour)
-	BATON_RELEASES=200 BATON_ROUND=300 BATON_FLIPS=1m go test -count=1 -timeout 1h -v ./tests/quic
+	@tests/install $(TEST_PACKAGES) chromium
+	BATON_RELEASES=200 BATON_ROUND=300 BATON_FLIPS=1m BATON_TEST_CHROMIUM=1 go test -count=1 -timeout 1h -v ./tests/quic
 
 jaeger: build ## build Jaeger in a module of its own and show it a release (root, network, ten minutes)
 	BATON_TEST_JAEGER=1 go test -count=1 -timeout 1h -run TestJaegerShowsARelease -v ./tests/jaeger

@@ -52,10 +52,16 @@ func originNamed(t *testing.T, name string) (address string) {
 
 func startTwoOrigins(t *testing.T) *twoOrigins {
 	t.Helper()
-	one, two := originNamed(t, first), originNamed(t, second)
+	o := startBetween(t, originNamed(t, first), originNamed(t, second))
+	t.Cleanup(o.rollBack)
+	return o
+}
+
+// startBetween starts a generation before the origin one, and another, ready, before two.
+func startBetween(t *testing.T, one, two string) *twoOrigins {
+	t.Helper()
 	s := startSite(t, siteSettings{origin: one})
 	p := s.pair(t, strings.NewReplacer(one, two))
-	t.Cleanup(p.rollBack)
 	r := newRelay(t, s.HTTPS.String())
 	t.Cleanup(r.close)
 	return &twoOrigins{p, r}
