@@ -58,7 +58,7 @@ faults: build ## kill supervisors at each transition of a release, and 200 times
 
 quic: build ## QUIC's tests at full length: 200 releases, all slots used twice, a minute of flips (root, half an hour)
 	@tests/install $(TEST_PACKAGES) chromium
-	BATON_RELEASES=200 BATON_ROUND=300 BATON_FLIPS=1m BATON_TEST_CHROMIUM=1 go test -count=1 -timeout 1h -v ./tests/quic
+	BATON_RELEASES=200 BATON_ROUND=300 BATON_FLIPS=1m BATON_RESETS=20 BATON_TEST_CHROMIUM=1 go test -count=1 -timeout 1h -v ./tests/quic
 
 jaeger: build ## build Jaeger in a module of its own and show it a release (root, network, ten minutes)
 	BATON_TEST_JAEGER=1 go test -count=1 -timeout 1h -run TestJaegerShowsARelease -v ./tests/jaeger

@@ -24,7 +24,7 @@ import (
 // its name. So a client that can show no header tells who served it.
 type twoOrigins struct {
 	*pair
-	relay *relay // between the client and the node
+	relay *relay // between the newest client and the node
 }
 
 const (
@@ -62,14 +62,16 @@ func startBetween(t *testing.T, one, two string) *twoOrigins {
 	t.Helper()
 	s := startSite(t, siteSettings{origin: one})
 	p := s.pair(t, strings.NewReplacer(one, two))
-	r := newRelay(t, s.HTTPS.String())
-	t.Cleanup(r.close)
-	return &twoOrigins{p, r}
+	return &twoOrigins{pair: p}
 }
 
-// inHandshake moves new flows from one generation to the other when the client's
-// first datagram has been steered and its second has not.
+// inHandshake makes a relay for the next client, and moves new flows from one
+// generation to the other when its first datagram has been steered and its second
+// has not. In a relay that had another client before, that one's last datagram
+// could be taken for the first.
 func (o *twoOrigins) inHandshake(from, to int) (done <-chan struct{}) {
+	o.relay = newRelay(o.t, o.HTTPS.String())
+	o.t.Cleanup(o.relay.close)
 	o.flip(from)
 	held, over := o.relay.holdAfter(1), make(chan struct{})
 	go func() {

@@ -71,7 +71,7 @@ func startSite(t *testing.T, want siteSettings) *site {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		b := make([]byte, 2048)
+		b := make([]byte, 64<<10)
 		for {
 			n, from, err := echo.ReadFrom(b)
 			if err != nil {

@@ -156,23 +156,21 @@ func TestBadInput(t *testing.T) {
 	l.kept()
 	l.datagrams()
 	before, pids := s.runs(t), s.pids(t)
+	c, err := net.Dial("udp", s.HTTPS.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
 	sent := 0
-	for _, address := range []string{s.HTTPS.String(), s.udp} {
-		c, err := net.Dial("udp", address)
-		if err != nil {
-			t.Fatal(err)
+	for what, packets := range badPackets(256) {
+		for _, p := range packets {
+			if _, err := c.Write(p); err != nil {
+				t.Errorf("%s: %v", what, err) // also an ICMP error for an earlier one
+			}
+			sent++
 		}
-		defer c.Close()
-		for what, packets := range badPackets(256) {
-			for _, p := range packets {
-				if _, err := c.Write(p); err != nil {
-					t.Errorf("%s: %v", what, err) // also an ICMP error for an earlier one
-				}
-				sent++
-			}
-			if err := u.send(); err != nil {
-				t.Errorf("%s: %v", what, err)
-			}
+		if err := u.send(); err != nil {
+			t.Errorf("%s: %v", what, err)
 		}
 	}
 	if err := u.finish(); err != nil {
@@ -214,4 +212,24 @@ func (s *site) pids(t *testing.T) (all []int) {
 		all = append(all, g.PID)
 	}
 	return all
+}
+
+// TestDatagramsOfAnySize: to a listener of UDP none is bad.
+func TestDatagramsOfAnySize(t *testing.T) {
+	s := startSite(t, siteSettings{})
+	c, err := net.Dial("udp", s.udp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	got := make([]byte, 64<<10)
+	for _, size := range []int{0, 1, 1472, 1473, 9000, 65507} {
+		c.SetDeadline(time.Now().Add(patience))
+		if _, err := c.Write(make([]byte, size)); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := c.Read(got); err != nil || n != size {
+			t.Errorf("of %d octets: %d came back, %v", size, n, err)
+		}
+	}
 }
