@@ -68,7 +68,7 @@ func StartNode(ctx context.Context, executable string, at Place, s Settings) (_ 
 		if n.DatagramOrigin, err = n.origin.echoDatagrams("127.0.0.1:0"); err != nil {
 			return nil, err
 		}
-		n.UDP = n.TCP // a port that is free for one protocol is hardly taken for the other
+		n.UDP = n.TCP
 	}
 	if err := WriteCertificate(n.Dir, "first"); err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package demo
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os/exec"
@@ -32,14 +33,24 @@ func (p Place) orLoopback() Place {
 	return p
 }
 
+// Ports are sought below those that the kernel gives to clients
+// (net.ipv4.ip_local_port_range, from 32768 on), which it takes for TCP and for UDP
+// apart: one that is free for a listener now, a client's datagrams may have a
+// moment later.
+const lowestPort, highestPort = 10000, 32767
+
 // freePorts finds ports of the address that nobody has. They are all held until
 // the last is found, so that none comes twice.
 func (p Place) freePorts(n int) ([]netip.AddrPort, error) {
 	var free []netip.AddrPort
-	for range n {
-		l, err := p.Listen(netip.AddrPortFrom(p.Addr, 0).String())
+	for failed := 0; len(free) < n; {
+		port := lowestPort + rand.N(highestPort-lowestPort+1)
+		l, err := p.Listen(netip.AddrPortFrom(p.Addr, uint16(port)).String())
 		if err != nil {
-			return nil, fmt.Errorf("find a free port: %w", err)
+			if failed++; failed > 100 {
+				return nil, fmt.Errorf("find a free port: %w", err)
+			}
+			continue
 		}
 		defer l.Close()
 		free = append(free, addrPort(l.Addr()))
