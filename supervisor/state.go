@@ -12,6 +12,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/bpf/reuseport"
+	"github.com/baton-mesh/baton/supervisor/keeper"
 )
 
 // stateVersion is the layout of the state file. A newer one is not read.
@@ -132,6 +135,25 @@ func (f stateFile) save(st state) (err error) {
 	}
 	defer d.Close()
 	return d.Sync()
+}
+
+// MayFollow says why a supervisor of this version could not adopt what another one has
+// in a runtime directory: its state, its keeper or its tables have another version. To
+// be asked before it is made to leave.
+func MayFollow(runtimeDir string) error {
+	if _, err := (stateFile{filepath.Join(runtimeDir, "state.json")}).load(); err != nil {
+		return err
+	}
+	if c, err := keeper.Connect(KeeperSocket(runtimeDir)); err == nil {
+		defer c.Close()
+		if err := c.Ping(); errors.Is(err, keeper.ErrProtocol) {
+			return err
+		}
+	}
+	if err := reuseport.Pinned(filepath.Join(bpffs, "baton", instanceName(runtimeDir))); errors.Is(err, reuseport.ErrLayout) {
+		return err
+	}
+	return nil
 }
 
 // AskToLeave makes the supervisor that works in a runtime directory give way

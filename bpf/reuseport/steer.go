@@ -21,6 +21,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -106,9 +108,12 @@ func Open(dir string) (*Node, error) {
 // Reopen loads the program with the maps that an earlier process pinned below
 // dir: the shift, the listeners' numbers, the slots and their sockets, and the
 // counters are what they were. The groups keep the earlier program, on the same
-// maps, until [Group.Attach]. The error is [os.ErrNotExist] where nothing of
-// this layout is pinned.
+// maps, until [Group.Attach]. The error is [os.ErrNotExist] where nothing is pinned,
+// and [ErrLayout] where only another layout is.
 func Reopen(dir string) (*Node, error) {
+	if err := Pinned(dir); err != nil {
+		return nil, err
+	}
 	return load(filepath.Join(dir, layout), func(n *Node, spec *ebpf.MapSpec, name string) (*ebpf.Map, error) {
 		m, err := ebpf.LoadPinnedMap(n.path(name), nil)
 		if err != nil {
@@ -120,6 +125,32 @@ func Reopen(dir string) (*Node, error) {
 		}
 		return m, nil
 	})
+}
+
+// ErrLayout says that there are tables of another version.
+var ErrLayout = errors.New("the steering tables have another layout")
+
+// Pinned says why [Reopen] would find nothing in dir: [os.ErrNotExist] or [ErrLayout].
+func Pinned(dir string) error {
+	found, err := filepath.Glob(filepath.Join(dir, "v[0-9]*"))
+	if err != nil {
+		return err
+	}
+	for i := range found {
+		found[i] = filepath.Base(found[i])
+	}
+	return hasLayout(found)
+}
+
+// hasLayout looks for this layout among those that there are.
+func hasLayout(found []string) error {
+	switch {
+	case slices.Contains(found, layout):
+		return nil
+	case len(found) == 0:
+		return fmt.Errorf("no tables were left: %w", os.ErrNotExist)
+	}
+	return fmt.Errorf("%w: they are %s, this version has %s: start the version that made them", ErrLayout, found[0], layout)
 }
 
 // Tables are descriptors of the maps, by names that tell their layout, for a process
@@ -137,8 +168,17 @@ func (n *Node) Tables() map[string]int {
 
 // Regain is [Reopen] where nothing is pinned, but somebody has kept the descriptors of
 // [Node.Tables], which stay the caller's. What it opens it pins below dir, unless that
-// is empty.
+// is empty. The error is [os.ErrNotExist] where tables is empty, and [ErrLayout] where
+// they are of another layout alone.
 func Regain(dir string, tables map[string]int) (*Node, error) {
+	var layouts []string
+	for name := range tables {
+		of, _, _ := strings.Cut(name, "/")
+		layouts = append(layouts, of)
+	}
+	if err := hasLayout(layouts); err != nil {
+		return nil, err
+	}
 	if dir != "" {
 		dir = filepath.Join(dir, layout)
 		if err := os.MkdirAll(dir, 0o700); err != nil {

@@ -143,6 +143,9 @@ func (c *Client) All() (map[string]int, error) {
 	return all, nil
 }
 
+// Ping has the keeper answer.
+func (c *Client) Ping() error { return c.ask(message{Op: "drop"}, nil, nil) } // of nothing
+
 // Quit ends the keeper, and with it all that it holds.
 func (c *Client) Quit() error { return c.ask(message{Op: "quit"}, nil, nil) }
 
@@ -255,7 +258,7 @@ func Watch(path string, stop <-chan struct{}) {
 		case <-stop:
 			return
 		case <-tick.C:
-			if err := asked.ask(message{Op: "drop"}, nil, nil); err != nil { // nothing: it has to answer, no more
+			if asked.Ping() != nil {
 				asked.Kill()
 				return
 			}

@@ -32,13 +32,19 @@ func WantNothingLeft(t testing.TB, runtimeDir string) {
 // BPF file system.
 func Unpin(t testing.TB, runtimeDir string) {
 	t.Helper()
+	if err := os.RemoveAll(Pins(t, runtimeDir)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Pins is the directory in the BPF file system of who works in a runtime directory.
+func Pins(t testing.TB, runtimeDir string) string {
+	t.Helper()
 	pins := glob(t, "/sys/fs/bpf/baton/"+instanceOf(runtimeDir)+"-*")
 	if len(pins) != 1 {
 		t.Fatalf("pinned for %s: %v", runtimeDir, pins)
 	}
-	if err := os.RemoveAll(pins[0]); err != nil {
-		t.Fatal(err)
-	}
+	return pins[0]
 }
 
 // instanceOf is as the supervisor names things: after the directory, without slashes.

@@ -73,6 +73,9 @@ func run(ctx context.Context, path string, unsteered, replace bool) error {
 	if replace {
 		asking, cancel := context.WithTimeout(ctx, leaveTimeout)
 		defer cancel()
+		if err := supervisor.MayFollow(conf.RuntimeDir); err != nil {
+			return fmt.Errorf("the supervisor that runs stays: %w", err)
+		}
 		if err := supervisor.AskToLeave(asking, conf.RuntimeDir); err != nil {
 			return err
 		}
