@@ -151,7 +151,7 @@ func TestReleases(t *testing.T) {
 // TestReleasesWithoutSteeringFail is the control group: the same run loses
 // connections where the kernel's hash decides.
 func TestReleasesWithoutSteeringFail(t *testing.T) {
-	s := startSite(t, siteSettings{unsteered: true})
+	s := startSite(t, siteSettings{unsteered: true, drain: 10 * time.Second}) // connections are left of which nobody hears the end
 	l := s.load(t)
 	for range 4 {
 		l.kept()
