@@ -26,6 +26,14 @@ func (f Figure) Median() float64 {
 	}
 }
 
+// most is 0 where nothing was measured.
+func (f Figure) most() float64 {
+	if len(f.values) == 0 {
+		return 0
+	}
+	return slices.Max(f.values)
+}
+
 // MarshalJSON writes median, extremes and number of the measurements.
 func (f Figure) MarshalJSON() ([]byte, error) {
 	if len(f.values) == 0 {

@@ -133,6 +133,9 @@ func bench(ctx context.Context, p plan, bin, only string) (_ *Report, err error)
 	if report.Secure, err = secure(ctx, p, t); err != nil {
 		return nil, err
 	}
+	if report.Adoptions, err = adoptions(ctx, p, t); err != nil {
+		return nil, err
+	}
 	for _, r := range all {
 		report.Peers = append(report.Peers, r.report)
 	}

@@ -28,6 +28,7 @@ type Report struct {
 	Loaded       Releases      `json:"releases_under_load"` // of wrk with keep-alive
 	Peers        []Peer        `json:"peers"`
 	Secure       Secure        `json:"secure"`
+	Adoptions    []Adoption    `json:"adoptions"`
 	Expectations []Expectation `json:"expectations"`
 }
 
@@ -117,6 +118,14 @@ func (r *Report) finish() {
 		expect(fmt.Sprintf("failures in %d releases, strict clients", p.Strict.Replacements), float64(p.Strict.Total()), 0)
 		expect("errors of wrk during releases", float64(p.KeepAlive.Errors+p.Fresh.Errors), 0)
 	}
+	expect("dip of throughput, HTTP/1.1 over TLS, % (median)", 100-r.Secure.HTTP1.Share.Median(), 5)
+	expect("dip of throughput, HTTP/2, % (median)", 100-r.Secure.HTTP2.Share.Median(), 5)
+	expect("errors over TLS during releases", float64(r.Secure.HTTP1.Errors+r.Secure.HTTP2.Errors), 0)
+	for _, a := range r.Adoptions {
+		expect(a.Name+": in charge after its supervisor's death, ms (most)", a.InCharge.most(), 1000)
+		expect(a.Name+": dip of throughput at its supervisor's death, % (median)", 100-a.KeepAlive.Share.Median(), 5)
+		expect(a.Name+": errors of wrk at its supervisor's death", float64(a.KeepAlive.Errors), 0)
+	}
 }
 
 // disturbed says whether others used so much that the figures may be off.
@@ -160,6 +169,7 @@ func (r *Report) print(out io.Writer) {
 		})
 	}
 	r.Secure.print(out)
+	printAdoptions(out, r.Adoptions)
 	r.printCost(out)
 	for _, e := range r.Expectations {
 		verdict, doubt := "met", ""

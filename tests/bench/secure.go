@@ -57,7 +57,7 @@ func secure(ctx context.Context, p plan, t tools) (s Secure, err error) {
 	for round := range p.rounds {
 		progress("baton over TLS: throughput, round %d of %d", round+1, p.rounds)
 		err := s.HTTP1.pair(round, func(replacing bool) (window, error) {
-			return during(replacing, func(time.Time) (window, error) { return wrkTLS(ctx, url, p.keepAlive) })
+			return during(replacing, func(time.Time) (window, error) { return wrkAt(ctx, url, p.keepAlive) })
 		})
 		if err == nil {
 			err = s.HTTP2.pair(round, func(replacing bool) (window, error) {
@@ -84,10 +84,10 @@ func releaseUntil(ctx context.Context, node *demo.Node, file string, end time.Ti
 	return nil
 }
 
-func wrkTLS(ctx context.Context, url string, seconds int) (window, error) {
+func wrkAt(ctx context.Context, url string, seconds int) (window, error) {
 	out, err := exec.CommandContext(ctx, "wrk", "-t1", fmt.Sprintf("-c%d", connections), fmt.Sprintf("-d%ds", seconds), url).CombinedOutput()
 	if err != nil {
-		return window{}, fmt.Errorf("wrk over TLS: %w\n%s", err, out)
+		return window{}, fmt.Errorf("wrk on %s: %w\n%s", url, err, out)
 	}
 	requests, took, failed, err := parseWrk(out)
 	if err != nil {
