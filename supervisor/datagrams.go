@@ -23,9 +23,10 @@ type datagrams struct {
 	node   *reuseport.Node
 	attach bool
 
-	mu     sync.Mutex
-	keys   *cidkeys.Table
-	groups map[string]*datagramGroup // by listener
+	mu       sync.Mutex
+	serverID uint32 // in whose connection IDs the program finds slots; 0 before there is one
+	keys     *cidkeys.Table
+	groups   map[string]*datagramGroup // by listener
 }
 
 type datagramGroup struct {
@@ -55,7 +56,7 @@ func (d *datagrams) ensure(l config.Listener, serverID uint32) (*datagramGroup, 
 			keys.Close()
 			return nil, err
 		}
-		d.keys, d.groups = keys, map[string]*datagramGroup{}
+		d.serverID, d.keys, d.groups = serverID, keys, map[string]*datagramGroup{}
 	}
 	address := reuseport.Address{AddrPort: l.AddrPort(), DualStack: l.DualStack, UDP: true}
 	if l.Protocol == config.UDP {
@@ -151,6 +152,18 @@ func (d *datagrams) ensureAll(c *config.Config) error {
 	return nil
 }
 
+// sameNumber refuses a generation whose connection IDs would be another node's. A
+// supervisor that was restarted with another number has the one of the generations
+// that it found as long as it runs: their connections have IDs with that.
+func (d *datagrams) sameNumber(c *config.Config) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.serverID == 0 || c.Node.ServerID == d.serverID {
+		return nil
+	}
+	return fmt.Errorf("node.server_id is %d, and that of the connections which were found is %d: let all generations end, then start anew", c.Node.ServerID, d.serverID)
+}
+
 // bind makes the UDP sockets of a generation, by listener, one a worker.
 func (d *datagrams) bind(c *config.Config) (all map[string][]socket, err error) {
 	all = map[string][]socket{}
@@ -160,6 +173,9 @@ func (d *datagrams) bind(c *config.Config) (all map[string][]socket, err error) 
 		}
 	}()
 	if err := d.ensureAll(c); err != nil {
+		return nil, err
+	}
+	if err := d.sameNumber(c); err != nil {
 		return nil, err
 	}
 	for _, l := range c.Listeners {
