@@ -71,6 +71,9 @@ func (s *Supervisor) prepare(req Request) (*recipe, error) {
 
 // cook makes a recipe of a configuration: the account looked up, the binary opened.
 func (s *Supervisor) cook(c *config.Config, path string, req Request) (*recipe, error) {
+	if len(c.Listeners) == 0 {
+		return nil, errors.New("listeners: there is none: baton balance runs a balancer alone")
+	}
 	account, err := s.account(c.Proxy.User)
 	if err != nil {
 		return nil, err

@@ -139,9 +139,14 @@ func (v validator) vips(path string, list []VIP, reals names) {
 		if vip.KatranIDs && !vip.QUIC {
 			v.add(at+".katran_ids", "has no meaning without quic", "leave it out, or write quic: true")
 		}
+		named := map[string]bool{}
 		for j, name := range vip.Reals {
+			if _, ok := reals.index[name]; ok && !named[name] {
+				named[name] = true
+				continue
+			}
 			where := fmt.Sprintf("%s.reals[%d]", at, j)
-			if _, ok := v.find(where, "real", name, reals); ok && slices.Contains(vip.Reals[:j], name) {
+			if _, ok := v.find(where, "real", name, reals); ok {
 				v.add(where, quote(name)+" is named twice", "name it once")
 			}
 		}

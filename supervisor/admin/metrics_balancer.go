@@ -22,12 +22,11 @@ var (
 	vipOctetsDesc   = prometheus.NewDesc("baton_balancer_vip_octets_total", "Octets of frames for a VIP that were sent or left to this host.", []string{"address", "port", "protocol"}, nil)
 	vipLocalDesc    = prometheus.NewDesc("baton_balancer_vip_local_octets_total", "Those of them left to this host.", []string{"address", "port", "protocol"}, nil)
 	vipServingDesc  = prometheus.NewDesc("baton_balancer_vip_serving_reals", "Reals that get new flows of a VIP.", []string{"address", "port", "protocol"}, nil)
-	othersDesc      = prometheus.NewDesc("baton_balancer_other_packets_total", "Packets to a VIP's address that were none of the balancer's, by reason.", []string{"reason"}, nil)
 	reloadsDesc     = prometheus.NewDesc("baton_balancer_reloads_total", "Reloads, by result: succeeded, failed.", []string{"result"}, nil)
 
 	balancerDescs = []*prometheus.Desc{
 		attachedDesc, realStateDesc, realShareDesc, realPacketsDesc, realOctetsDesc, realFlowsDesc,
-		vipPacketsDesc, vipOctetsDesc, vipLocalDesc, vipServingDesc, othersDesc, reloadsDesc,
+		vipPacketsDesc, vipOctetsDesc, vipLocalDesc, vipServingDesc, reloadsDesc,
 	}
 )
 
@@ -67,9 +66,6 @@ func (c balancerCollector) Collect(ch chan<- prometheus.Metric) {
 		counter(vipOctetsDesc, v.Octets, v.Address, port, v.Protocol)
 		counter(vipLocalDesc, v.LocalOctets, v.Address, port, v.Protocol)
 		gauge(vipServingDesc, float64(v.Serving), v.Address, port, v.Protocol)
-	}
-	for reason, n := range st.Others {
-		counter(othersDesc, n, reason)
 	}
 	counter(reloadsDesc, st.Reloads.Succeeded, "succeeded")
 	counter(reloadsDesc, st.Reloads.Failed, "failed")

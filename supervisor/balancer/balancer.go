@@ -215,7 +215,8 @@ const settleTime = 2 * time.Second
 // it serves.
 func (b *Balancer) heardOfAll() bool {
 	for _, r := range b.reals {
-		if !r.health.Known || !r.hasHop {
+		asked := r.hasHop && !r.hop.Usable() && r.hop.Ifindex != 0 // and has not answered yet
+		if !r.health.Known || !r.hasHop || asked {
 			return false
 		}
 	}

@@ -132,7 +132,7 @@ func (m *model) disagrees() error {
 	for _, v := range m.conf.VIPs {
 		for _, p := range v.Protocols {
 			vips++
-			entry, ok := k.vips[VIP{v.Addr(), uint16(v.Port), p == config.UDP}]
+			entry, ok := k.vips[VIP{Addr: v.Addr(), Port: uint16(v.Port), UDP: p == config.UDP}]
 			if !ok || entry.QUIC != (v.QUIC && p == config.UDP) {
 				return fmt.Errorf("VIP %+v of %s is %+v, %v", v, p, entry, ok)
 			}

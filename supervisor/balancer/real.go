@@ -84,7 +84,8 @@ func (r *real) state(slowStart time.Duration, now time.Time) State {
 }
 
 // indexes allots places in the kernel's table of reals. A place that was given
-// back is used again as late as possible: connections may remember it.
+// back is used again as late as possible, which keeps counters of two reals apart
+// for longer.
 type indexes struct {
 	taken map[uint32]bool
 	last  uint32

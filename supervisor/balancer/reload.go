@@ -84,8 +84,14 @@ func (b *Balancer) configure(conf *config.Balancer) error {
 	b.configureVIPs(conf)
 	b.configureInterfaces(conf.Interfaces)
 	b.hops.Follow(slices.Collect(maps.Keys(reals)))
-	if b.ctx == nil {
-		return nil // Run begins with the checks
+	if b.ctx == nil { // Run begins with the checks, and to follow
+		b.hops.Known = map[netip.Addr]neighbour.Hop{}
+		for addr, r := range reals {
+			if r.hasHop {
+				b.hops.Known[addr] = r.hop
+			}
+		}
+		return nil
 	}
 	for addr, r := range reals {
 		if _, had := before[addr]; !had || conf.Health != old.Health {
@@ -123,12 +129,6 @@ func (b *Balancer) realsOf(conf *config.Balancer) (map[netip.Addr]*real, error) 
 			}
 		}
 		reals[addr] = r
-	}
-	for _, index := range taken {
-		// Connections may remember who had the place before.
-		if err := b.kernel.Forget(index); err != nil {
-			b.log.Warn("forget the connections of a real that has gone", "error", err)
-		}
 	}
 	for _, c := range conf.Reals {
 		reals[c.Addr()].conf = c

@@ -16,8 +16,6 @@ type Status struct {
 	VIPs       []VIPStatus       `json:"vips"`
 	Rings      int               `json:"rings"`
 	Reloads    Reloads           `json:"reloads"`
-	// Others are packets for no VIP that the program looked at closely, by reason.
-	Others map[string]uint64 `json:"others"`
 }
 
 // InterfaceStatus is one interface.
@@ -72,7 +70,6 @@ func (b *Balancer) Status() Status {
 		if err != nil {
 			b.log.Error("read the balancer's counters", "error", err)
 		}
-		s.Others = counts.Others
 		for name, i := range b.interfaces {
 			problem := i.problem
 			if i.ifindex == 0 {

@@ -62,7 +62,7 @@ func vipsOf(conf *config.Balancer) (entries map[VIP]VIPEntry, reals map[VIP][]st
 		}
 		for _, p := range v.Protocols {
 			udp := p == config.UDP
-			vip := VIP{v.Addr(), uint16(v.Port), udp}
+			vip := VIP{Addr: v.Addr(), Port: uint16(v.Port), UDP: udp}
 			entries[vip] = VIPEntry{QUIC: udp && v.QUIC, KatranIDs: udp && v.KatranIDs}
 			reals[vip] = names
 		}

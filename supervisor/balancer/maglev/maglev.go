@@ -48,7 +48,7 @@ func Fill(table []uint32, backends []Backend) {
 		return
 	}
 	heaviest := slices.MaxFunc(walkers, func(a, b walker) int { return cmp.Compare(a.weight, b.weight) }).weight
-	taken := make([]bool, size)
+	taken := make([]uint64, size/64+1) // bits: they stay in the nearest cache
 	for left := size; ; {
 		// In each round the heaviest gets a slot, the others as often as their
 		// weight is a part of its: so that backends of all weights find slots they
@@ -75,14 +75,14 @@ type walker struct {
 }
 
 // next is the first slot on the way that nobody has, and takes it.
-func (w *walker) next(taken []bool, size uint64) uint64 {
+func (w *walker) next(taken []uint64, size uint64) uint64 {
 	for {
 		slot := w.at
 		if w.at += w.step; w.at >= size {
 			w.at -= size
 		}
-		if !taken[slot] {
-			taken[slot] = true
+		if bit := uint64(1) << (slot % 64); taken[slot/64]&bit == 0 {
+			taken[slot/64] |= bit
 			return slot
 		}
 	}

@@ -44,6 +44,9 @@ type Follower struct {
 	Namespace *netns.NsHandle
 	// Log gets what goes wrong on the way. Required.
 	Log *slog.Logger
+	// Known is what somebody else has learnt before, by address. It stays in force
+	// until something else is learnt.
+	Known map[netip.Addr]Hop
 	// Changed is called with a hop that is new or differs from the last, one call
 	// at a time. Required.
 	Changed func(netip.Addr, Hop)
@@ -100,6 +103,7 @@ func (f *Follower) Run(ctx context.Context) error {
 	}
 	defer handle.Close()
 	r := &run{f: f, handle: handle, hops: map[netip.Addr]Hop{}}
+	maps.Copy(r.hops, f.Known)
 	for ctx.Err() == nil {
 		if err := r.follow(ctx, ns, woken); err != nil {
 			// The kernel drops events where nobody reads them in time: what they
@@ -149,6 +153,7 @@ func (r *run) follow(ctx context.Context, ns netns.NsHandle, woken <-chan struct
 	defer ask.Stop()
 	defer confirm.Stop()
 	look := time.After(0)
+	r.ask(func(h Hop) bool { return h.Ifindex != 0 }) // what is known already may be old
 	for {
 		select {
 		case <-ctx.Done():

@@ -32,14 +32,14 @@ func (h *hops) of(addr netip.Addr) (Hop, bool) {
 }
 
 // following runs a follower in the host until the test ends.
-func following(t *testing.T, h *testnet.Host, addrs ...netip.Addr) (*Follower, *hops) {
+func following(t *testing.T, h *testnet.Host, known map[netip.Addr]Hop, addrs ...netip.Addr) (*Follower, *hops) {
 	t.Helper()
 	var ns netns.NsHandle
 	if err := h.Do(func() (err error) { ns, err = netns.Get(); return err }); err != nil {
 		t.Fatal(err)
 	}
 	said := &hops{last: map[netip.Addr]Hop{}}
-	f := &Follower{Namespace: &ns, Log: slog.New(slog.DiscardHandler), Changed: func(a netip.Addr, h Hop) {
+	f := &Follower{Namespace: &ns, Known: known, Log: slog.New(slog.DiscardHandler), Changed: func(a netip.Addr, h Hop) {
 		said.mu.Lock()
 		defer said.mu.Unlock()
 		said.last[a] = h
@@ -91,7 +91,7 @@ func macOf(t *testing.T, h *testnet.Host) (mac [6]byte) {
 func TestHostsOfTheLinkAreFound(t *testing.T) {
 	hosts := testnet.New(t, "balancer", "a", "b")
 	us, a, b := hosts[0], hosts[1], hosts[2]
-	f, said := following(t, us, a.Addr4, b.Addr6)
+	f, said := following(t, us, nil, a.Addr4, b.Addr6)
 	for addr, of := range map[netip.Addr]*testnet.Host{a.Addr4: a, b.Addr6: b} {
 		hop := until(t, said, addr, "usable", Hop.Usable)
 		if hop.MAC != macOf(t, of) || hop.Ifindex == 0 || hop.Local {
@@ -125,7 +125,7 @@ func TestHostsOfTheLinkAreFound(t *testing.T) {
 func TestChangesOfALinkAreFollowed(t *testing.T) {
 	hosts := testnet.New(t, "balancer", "a")
 	us, a := hosts[0], hosts[1]
-	_, said := following(t, us, a.Addr4)
+	_, said := following(t, us, nil, a.Addr4)
 	before := until(t, said, a.Addr4, "usable", Hop.Usable)
 
 	// The entry goes, the host stays: what is known stays in force.
@@ -191,5 +191,29 @@ func TestChangesOfALinkAreFollowed(t *testing.T) {
 	set(true)
 	if hop := until(t, said, a.Addr4, "usable again", Hop.Usable); hop.MAC != next {
 		t.Errorf("after the link was down it is looked for at %+v", hop)
+	}
+}
+
+// Who takes over does not begin by losing what was known: the kernel forgets
+// neighbours that it does not send to.
+func TestWhatWasKnownStaysInForce(t *testing.T) {
+	hosts := testnet.New(t, "balancer", "a")
+	us, a := hosts[0], hosts[1]
+	var ifindex int
+	if err := us.Do(func() error {
+		link, err := net.InterfaceByName(testnet.Interface)
+		if err == nil {
+			ifindex = link.Index
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	silent := netip.MustParseAddr("10.77.0.99")
+	known := Hop{Ifindex: ifindex, MAC: [6]byte{2, 0, 0, 0, 0, 9}}
+	_, said := following(t, us, map[netip.Addr]Hop{silent: known}, silent, a.Addr4)
+	until(t, said, a.Addr4, "usable", Hop.Usable)
+	if hop, ok := said.of(silent); ok {
+		t.Errorf("what was known has become %+v", hop)
 	}
 }

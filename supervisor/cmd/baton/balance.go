@@ -16,6 +16,7 @@ import (
 
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/proxy/contract"
+	"github.com/baton-mesh/baton/supervisor"
 	"github.com/baton-mesh/baton/supervisor/admin"
 	"github.com/baton-mesh/baton/supervisor/balancer"
 )
@@ -115,6 +116,31 @@ func newBalancer(conf *config.Config, path string, log *slog.Logger, serving fun
 	return b, func() { program.Close() }, nil
 }
 
+// balanceBeside runs the balancer of a file that has one until end is called. b is
+// nil for other files.
+func balanceBeside(ctx context.Context, conf *config.Config, path string, log *slog.Logger) (b *balancer.Balancer, end func(), err error) {
+	if conf.Balancer == nil {
+		return nil, func() {}, nil
+	}
+	b, closeProgram, err := newBalancer(conf, path, log, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := b.Run(ctx); err != nil {
+			log.Error("the balancer has ended", "error", err)
+		}
+	}()
+	return b, func() {
+		cancel()
+		<-ended
+		closeProgram()
+	}, nil
+}
+
 func reloadBalancer(b *balancer.Balancer, log *slog.Logger) {
 	done, err := b.Reload()
 	if err != nil {
@@ -129,7 +155,7 @@ func askBalancer[T any](cmd *cobra.Command, request func(*admin.Client, context.
 	socket, _ := cmd.Flags().GetString("socket")
 	got, err := request(admin.Dial(socket), cmd.Context())
 	switch {
-	case errors.Is(err, balancer.ErrRefused):
+	case errors.Is(err, supervisor.ErrRefused): // as the client says it of both
 		return exitError{exitRefused, err}
 	case err != nil:
 		return exitError{exitFailed, err}

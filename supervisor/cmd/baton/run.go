@@ -17,6 +17,7 @@ import (
 	"github.com/baton-mesh/baton/proxy/contract"
 	"github.com/baton-mesh/baton/supervisor"
 	"github.com/baton-mesh/baton/supervisor/admin"
+	"github.com/baton-mesh/baton/supervisor/balancer"
 	"github.com/baton-mesh/baton/supervisor/demo"
 )
 
@@ -36,10 +37,13 @@ func newRunCommand() *cobra.Command {
 		Long: `Supervise, in the foreground. Without a file: the built-in example on loopback,
 with its own origin (see baton config default).
 
-SIGHUP releases with the file as it is now. SIGTERM and SIGINT let /readyz fail
-for shutdown.lead, then drain, then exit; a second one exits at once. SIGUSR2
-gives way to another supervisor: this one ends, its generations serve on, and the
-next one adopts them. --replace sends it, and takes over.`,
+Where the file has balancer, it runs too, as by baton balance.
+
+SIGHUP releases with the file as it is now, and reloads the balancer. SIGTERM and
+SIGINT let /readyz fail for shutdown.lead, then drain, then exit; a second one
+exits at once. SIGUSR2 gives way to another supervisor: this one ends, its
+generations serve on, and the next one adopts them. --replace sends it, and takes
+over.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := run(cmd.Context(), path, unsteered, replace); err != nil {
@@ -84,6 +88,11 @@ func run(ctx context.Context, path string, unsteered, replace bool) error {
 	if killAt != nil {
 		reached = killAt(conf.RuntimeDir)
 	}
+	balancing, endBalancing, err := balanceBeside(ctx, conf, path, log)
+	if err != nil {
+		return err
+	}
+	defer endBalancing()
 	s, err := supervisor.New(supervisor.Options{
 		Config: conf, ConfigPath: path, Log: log, Version: version, Unsteered: unsteered, Reached: reached,
 		Serving: func() {
@@ -96,7 +105,7 @@ func run(ctx context.Context, path string, unsteered, replace bool) error {
 	if err != nil {
 		return err
 	}
-	server, err := admin.Listen(s, nil, conf.Admin.Socket, conf.Admin.Address, log)
+	server, err := admin.Listen(s, balancing, conf.Admin.Socket, conf.Admin.Address, log)
 	if err != nil {
 		if s.Adopted() {
 			return err // what serves is left for a supervisor whose addresses are free
@@ -112,12 +121,12 @@ func run(ctx context.Context, path string, unsteered, replace bool) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	hurry := make(chan struct{})
-	go heedSignals(ctx, signals, s, server, stop, hurry, log)
+	go heedSignals(ctx, signals, s, balancing, server, stop, hurry, log)
 	return s.Run(ctx, hurry)
 }
 
 // heedSignals turns signals into releases and the end.
-func heedSignals(ctx context.Context, signals <-chan os.Signal, s *supervisor.Supervisor, server *admin.Server, stop func(), hurry chan struct{}, log *slog.Logger) {
+func heedSignals(ctx context.Context, signals <-chan os.Signal, s *supervisor.Supervisor, b *balancer.Balancer, server *admin.Server, stop func(), hurry chan struct{}, log *slog.Logger) {
 	asked := 0
 	for sig := range signals {
 		switch {
@@ -131,6 +140,9 @@ func heedSignals(ctx context.Context, signals <-chan os.Signal, s *supervisor.Su
 			log.Info("giving way: the next supervisor adopts what runs")
 			os.Exit(0)
 		case sig == syscall.SIGHUP:
+			if b != nil {
+				go reloadBalancer(b, log)
+			}
 			go func() {
 				if _, err := s.Release(ctx, "sighup", supervisor.Request{}); err != nil && !errors.Is(err, context.Canceled) {
 					log.Error("release by SIGHUP", "error", err)
@@ -150,8 +162,8 @@ func heedSignals(ctx context.Context, signals <-chan os.Signal, s *supervisor.Su
 func loadForRun(path string, log *slog.Logger) (*config.Config, func(), error) {
 	if path != "" {
 		c, err := config.Load(path)
-		if err == nil && c.Balancer != nil {
-			err = fmt.Errorf("%s: balancer: the balancer is not built yet", path)
+		if err == nil && c.BalancesAlone() {
+			err = fmt.Errorf("%s has no listeners: baton balance runs a balancer alone", path)
 		}
 		return c, func() {}, err
 	}

@@ -1,0 +1,95 @@
+package xdp
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// source is an interface's own MAC address, as it was a moment ago.
+type source struct {
+	mac  [6]byte
+	seen time.Time
+}
+
+func (b *Balancer) sourceOf(ifindex int) ([6]byte, bool) {
+	if ifindex == 0 {
+		return [6]byte{}, false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s, ok := b.sources[ifindex]; ok && time.Since(s.seen) < time.Second {
+		return s.mac, true
+	}
+	l, err := net.InterfaceByIndex(ifindex)
+	if err != nil || len(l.HardwareAddr) != 6 {
+		return [6]byte{}, false
+	}
+	s := source{[6]byte(l.HardwareAddr), time.Now()}
+	b.sources[ifindex] = s
+	return s.mac, true
+}
+
+// ErrForeign is a program of somebody else where ours should hang.
+var ErrForeign = errors.New("another XDP program hangs there, and is left alone")
+
+// ErrNoNative is a driver without XDP.
+var ErrNoNative = errors.New("its driver has no native XDP; xdp_mode: generic works on any interface")
+
+// Attach hangs the program on an interface, or replaces it there at once if it
+// hangs there already.
+func (b *Balancer) Attach(name string, ifindex int, generic bool) error {
+	l, err := net.InterfaceByIndex(ifindex)
+	if err != nil {
+		return err
+	}
+	entry := xdpLink{Ifindex: uint32(ifindex)}
+	copy(entry.Mac[:], l.HardwareAddr)
+	if err := b.objs.Links.Put(uint32(ifindex)%b.objs.Links.MaxEntries(), entry); err != nil {
+		return err
+	}
+	pin := filepath.Join(b.dir, "link-"+name)
+	if old, err := link.LoadPinnedLink(pin, nil); err == nil {
+		defer old.Close()
+		info, err := old.Info()
+		if err == nil && info.XDP() != nil && info.XDP().Ifindex == uint32(ifindex) {
+			return old.Update(b.objs.Balance)
+		}
+		if err := old.Unpin(); err != nil { // of an interface that has gone
+			return err
+		}
+	}
+	flags := link.XDPDriverMode
+	if generic {
+		flags = link.XDPGenericMode
+	}
+	hung, err := link.AttachXDP(link.XDPOptions{Program: b.objs.Balance, Interface: ifindex, Flags: flags})
+	switch {
+	case errors.Is(err, unix.EBUSY), errors.Is(err, unix.EEXIST):
+		return ErrForeign
+	case errors.Is(err, unix.EOPNOTSUPP) && !generic:
+		return ErrNoNative
+	case err != nil:
+		return err
+	}
+	defer hung.Close()
+	if err := hung.Pin(pin); err != nil {
+		return fmt.Errorf("pin: %w", err)
+	}
+	return nil
+}
+
+// Detach takes the program off, also where the interface has vanished.
+func (b *Balancer) Detach(name string) error {
+	err := os.Remove(filepath.Join(b.dir, "link-"+name))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,325 @@
+package xdp
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/baton-mesh/baton/quicid"
+	"github.com/baton-mesh/baton/tests/need"
+)
+
+// What XDP is told (include/uapi/linux/bpf.h).
+const (
+	drop, pass, tx = 1, 2, 3
+)
+
+var (
+	ours   = [6]byte{2, 0, 0, 0, 0, 1} // of the interface
+	router = [6]byte{2, 0, 0, 0, 0, 2}
+	mac1   = [6]byte{2, 0, 0, 0, 1, 1} // of real 1
+	mac2   = [6]byte{2, 0, 0, 0, 1, 2}
+)
+
+// The loopback interface is where the kernel runs a program on a made-up packet.
+const loopback = 1
+
+// open loads a balancer with two reals behind VIPs of both families, all flows to
+// real 1 by the ring, and server 42 as real 2.
+func open(t *testing.T) *Balancer {
+	t.Helper()
+	need.Root(t, "loading BPF programs")
+	need.BPFFS(t)
+	dir, err := os.MkdirTemp("/sys/fs/bpf", "baton-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	b := reopen(t, dir)
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(b.objs.Links.Put(uint32(loopback), xdpLink{Ifindex: loopback, Mac: ours}))
+	for i, mac := range [][6]byte{mac1, mac2} {
+		must(b.SetReal(uint32(i+1), Real{Addr: netip.AddrFrom4([4]byte{10, 2, 0, byte(i + 1)}), MAC: mac, Ifindex: loopback}))
+	}
+	must(b.SetServerID(42, 2))
+	table := make([]uint32, 251)
+	for i := range table {
+		table[i] = 1
+	}
+	must(b.SetRings(map[uint32][]uint32{3: table}))
+	must(b.SetVIP(VIP{vip4, 443, false}, VIPEntry{Ring: 3}))
+	must(b.SetVIP(VIP{vip4, 443, true}, VIPEntry{Ring: 3, QUIC: true}))
+	must(b.SetVIP(VIP{vip6, 0, false}, VIPEntry{Ring: 3}))
+	return b
+}
+
+func reopen(t *testing.T, dir string) *Balancer {
+	t.Helper()
+	b, err := Open(Options{Dir: dir, RingSize: 251})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close() })
+	b.sources[loopback] = source{seen: time.Now().Add(time.Hour)} // it has no address of its own
+	return b
+}
+
+var (
+	client4, vip4 = netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("10.9.0.1")
+	client6, vip6 = netip.MustParseAddr("2001:db8::7"), netip.MustParseAddr("2001:db8::1")
+)
+
+// frame is an Ethernet frame from the router with a packet to a port.
+func frame(to netip.Addr, proto byte, port uint16, rest []byte) []byte {
+	f := append(append([]byte(nil), ours[:]...), router[:]...)
+	l4 := binary.BigEndian.AppendUint16(nil, 40000)
+	l4 = append(binary.BigEndian.AppendUint16(l4, port), rest...)
+	if to.Is6() {
+		h := make([]byte, 40)
+		h[0], h[6], h[7] = 0x60, proto, 64
+		binary.BigEndian.PutUint16(h[4:], uint16(len(l4)))
+		copy(h[8:], client6.AsSlice())
+		copy(h[24:], to.AsSlice())
+		return append(append(append(f, 0x86, 0xdd), h...), l4...)
+	}
+	h := make([]byte, 20)
+	h[0], h[8], h[9] = 0x45, 64, proto
+	binary.BigEndian.PutUint16(h[2:], uint16(20+len(l4)))
+	copy(h[12:], client4.AsSlice())
+	copy(h[16:], to.AsSlice())
+	return append(append(append(f, 8, 0), h...), l4...)
+}
+
+// tcp is what follows the ports of a TCP header.
+func tcp(flags byte, options ...byte) []byte {
+	for len(options)%4 != 0 {
+		options = append(options, 0)
+	}
+	h := make([]byte, 16)
+	h[8], h[9] = byte((20+len(options))/4)<<4, flags
+	return append(h, options...)
+}
+
+func udp(payload []byte) []byte {
+	return append(append(binary.BigEndian.AppendUint16(nil, uint16(8+len(payload))), 0, 0), payload...)
+}
+
+func cid(server uint32) []byte {
+	var c [quicid.Len]byte
+	quicid.Encode(&c, quicid.ID{ServerID: server, Slot: 3}, [quicid.RandomLen]byte{9})
+	return c[:]
+}
+
+// short is a packet of QUIC whose connection ID names a server.
+func short(server uint32) []byte {
+	return udp(append(append([]byte{0x40}, cid(server)...), make([]byte, 24)...))
+}
+
+// long is a packet with a long header and a connection ID.
+func long(first byte, version uint32, server uint32) []byte {
+	b := append(binary.BigEndian.AppendUint32([]byte{first}, version), quicid.Len)
+	return udp(append(append(b, cid(server)...), make([]byte, 40)...))
+}
+
+const (
+	syn, ack = 0x02, 0x10
+	isTCP    = 6
+	isUDP    = 17
+)
+
+func optionOf(server uint32) []byte {
+	return binary.BigEndian.AppendUint32([]byte{1, 1, 0xb7, 6}, server)
+}
+
+// Packet in, verdict and packet out, and what was counted.
+func TestPackets(t *testing.T) {
+	b := open(t)
+	damaged := func(f []byte, at int, to byte) []byte { f[at] = to; return f }
+	nops := bytes.Repeat([]byte{1}, 40)
+	for _, test := range []struct {
+		name    string
+		in      []byte
+		real    int // who gets it. 0: it passes unchanged
+		counted string
+	}{
+		{"SYN by the ring", frame(vip4, isTCP, 443, tcp(syn)), 1, "ring"},
+		{"its flow by the table", frame(vip4, isTCP, 443, tcp(ack)), 1, "table"},
+		{"a SYN never by the option", frame(vip4, isTCP, 443, tcp(syn, optionOf(42)...)), 1, "ring"},
+		{"by the option", frame(vip4, isTCP, 443, tcp(ack, optionOf(42)...)), 2, "option"},
+		{"by the option at the very end", frame(vip4, isTCP, 443, tcp(ack, append(nops[:34:34], optionOf(42)[2:]...)...)), 2, "option"},
+		{"unknown id", frame(vip4, isTCP, 443, tcp(ack, optionOf(99)...)), 1, "table unknown_id"},
+		{"40 octets of NOP", frame(vip4, isTCP, 443, tcp(ack, nops...)), 1, "table"},
+		{"an option that lies about its length", frame(vip4, isTCP, 443, tcp(ack, 8, 200, 0xb7, 6, 0, 0, 0, 42)), 1, "table"},
+		{"an option of length 0", frame(vip4, isTCP, 443, tcp(ack, 8, 0, 0xb7, 6, 0, 0, 0, 42)), 1, "table"},
+		{"an option cut off", frame(vip4, isTCP, 443, tcp(ack, 1, 1, 1, 1, 1, 1, 0xb7, 6)), 1, "table"},
+		{"QUIC by its ID", frame(vip4, isUDP, 443, short(42)), 2, "cid"},
+		{"QUIC of an unknown server", frame(vip4, isUDP, 443, short(99)), 1, "ring unknown_id"},
+		{"a Handshake by its ID", frame(vip4, isUDP, 443, long(0xe0, 1, 42)), 2, "cid"},
+		{"a Handshake of version 2", frame(vip4, isUDP, 443, long(0xf0, 0x6b3343cf, 42)), 2, "cid"},
+		{"an Initial never by its ID", frame(vip4, isUDP, 443, long(0xc0, 1, 42)), 1, "table"},
+		{"0-RTT of version 2 never by its ID", frame(vip4, isUDP, 443, long(0xe0, 0x6b3343cf, 42)), 1, "table"},
+		{"a datagram without any ID", frame(vip4, isUDP, 443, udp([]byte("x"))), 1, "table"},
+		{"IPv6, any port", frame(vip6, isTCP, 8443, tcp(syn)), 1, "ring"},
+		{"IPv6 by the option", frame(vip6, isTCP, 1, tcp(ack, optionOf(42)...)), 2, "option"},
+
+		{"another port", frame(vip4, isTCP, 80, tcp(syn)), 0, ""},
+		{"another address", frame(netip.MustParseAddr("10.9.0.2"), isTCP, 443, tcp(syn)), 0, ""},
+		{"IPv6, UDP", frame(vip6, isUDP, 443, udp(nil)), 0, ""},
+		{"ICMP", frame(vip4, 1, 443, tcp(0)), 0, ""},
+		{"a fragment", damaged(frame(vip4, isTCP, 443, tcp(syn)), 14+6, 0x20), 0, ""},
+		{"a later fragment", damaged(frame(vip4, isTCP, 443, tcp(syn)), 14+7, 1), 0, ""},
+		{"IP options", damaged(frame(vip4, isTCP, 443, tcp(syn)), 14, 0x46), 0, ""},
+		{"a short TCP header", damaged(frame(vip4, isTCP, 443, tcp(syn)), 14+20+12, 0x40), 0, ""},
+		{"cut off in the TCP header", frame(vip4, isTCP, 443, tcp(syn))[:14+20+19], 0, ""},
+		{"cut off in the ports", frame(vip4, isTCP, 443, tcp(syn))[:14+20+3], 0, ""},
+		{"a VLAN", damaged(damaged(frame(vip4, isTCP, 443, tcp(syn)), 12, 0x81), 13, 0), 0, ""},
+		{"a frame for another host", damaged(frame(vip4, isTCP, 443, tcp(syn)), 5, 9), 0, ""},
+	} {
+		before := counted(t, b)
+		verdict, out, err := b.objs.Balance.Test(test.in)
+		if err != nil {
+			t.Fatalf("%s: %v", test.name, err)
+		}
+		want, wantVerdict := bytes.Clone(test.in), uint32(pass)
+		if test.real != 0 {
+			wantVerdict = tx
+			copy(want, [][6]byte{mac1, mac2}[test.real-1][:])
+			copy(want[6:], make([]byte, 6)) // loopback's own address
+		}
+		if verdict != wantVerdict || !bytes.Equal(out[:len(want)], want) {
+			t.Errorf("%s: verdict %d, want %d; out\n%x, want\n%x", test.name, verdict, wantVerdict, out, want)
+		}
+		var moved []string
+		after := counted(t, b)
+		for _, reason := range reasons {
+			if n := after[reason] - before[reason]; n > 0 {
+				moved = append(moved, reason)
+				if n > 1 {
+					t.Errorf("%s: %s was counted %d times", test.name, reason, n)
+				}
+			}
+		}
+		if got := fmt.Sprint(moved); got != "["+test.counted+"]" {
+			t.Errorf("%s: counted %s, want [%s]", test.name, got, test.counted)
+		}
+	}
+}
+
+// counted is all VIPs together.
+func counted(t *testing.T, b *Balancer) map[string]uint64 {
+	t.Helper()
+	c, err := b.Counted()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]uint64{}
+	for _, v := range c.VIPs {
+		for reason, n := range v.Reasons {
+			all[reason] += n
+		}
+	}
+	return all
+}
+
+// verdictOf runs the program and returns what it says and who gets the packet.
+func verdictOf(t *testing.T, b *Balancer, in []byte) (verdict uint32, to [6]byte) {
+	t.Helper()
+	verdict, out, err := b.objs.Balance.Test(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return verdict, [6]byte(out)
+}
+
+// A real that is down, has gone, or whose place another has, gets nothing that was its own.
+func TestRealsThatGo(t *testing.T) {
+	b := open(t)
+	flow := frame(vip4, isTCP, 443, tcp(ack))
+	byID := frame(vip4, isTCP, 443, tcp(ack, optionOf(42)...))
+	second := Real{Addr: netip.MustParseAddr("10.2.0.2"), MAC: mac2, Ifindex: loopback}
+	if _, to := verdictOf(t, b, byID); to != mac2 {
+		t.Fatalf("an id leads to %x", to)
+	}
+	second.Down = true
+	if err := b.SetReal(2, second); err != nil {
+		t.Fatal(err)
+	}
+	if _, to := verdictOf(t, b, byID); to != mac1 {
+		t.Errorf("the id of a real that is down leads to %x", to)
+	}
+
+	verdictOf(t, b, flow) // remembered: real 1
+	ring := make([]uint32, 251)
+	for i := range ring {
+		ring[i] = 2
+	}
+	second.Down, second.Drained = false, true
+	if err := b.SetReal(2, second); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.SetRings(map[uint32][]uint32{3: ring}); err != nil {
+		t.Fatal(err)
+	}
+	if _, to := verdictOf(t, b, flow); to != mac1 {
+		t.Errorf("a remembered flow goes to %x when the ring changes", to)
+	}
+	if err := b.DeleteReal(1); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.SetReal(1, Real{Addr: netip.MustParseAddr("10.2.0.9"), MAC: [6]byte{2, 9}, Ifindex: loopback}); err != nil {
+		t.Fatal(err)
+	}
+	if _, to := verdictOf(t, b, flow); to != mac2 {
+		t.Errorf("the flow of a real that has gone goes to %x, not by the ring", to)
+	}
+	second.Down = true
+	if err := b.SetReal(2, second); err != nil {
+		t.Fatal(err)
+	}
+	if verdict, _ := verdictOf(t, b, frame(vip4, isTCP, 443, tcp(syn))); verdict != drop {
+		t.Errorf("where nobody is up the verdict is %d", verdict)
+	}
+	if err := b.SetReal(2, Real{Addr: second.Addr, Local: true, Ifindex: loopback}); err != nil {
+		t.Fatal(err)
+	}
+	if verdict, to := verdictOf(t, b, frame(vip4, isTCP, 443, tcp(syn))); verdict != pass || to != ours {
+		t.Errorf("for this host itself the verdict is %d, to %x", verdict, to)
+	}
+}
+
+// The next process finds what this one has written.
+func TestTablesAreReadBack(t *testing.T) {
+	b := open(t)
+	down := Real{Addr: netip.MustParseAddr("2001:db8::9"), MAC: mac2, Ifindex: loopback, Down: true, Drained: true}
+	if err := b.SetReal(7, down); err != nil {
+		t.Fatal(err)
+	}
+	held, err := reopen(t, b.dir[:len(b.dir)-len(layout)-1]).Held()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(held.Reals) != 3 || held.Reals[7] != down || held.Reals[1].MAC != mac1 || held.ServerIDs[42] != 2 ||
+		len(held.VIPs) != 3 || held.VIPs[VIP{vip4, 443, true}] != (VIPEntry{3, true, false}) || fmt.Sprint(held.Rings) != "[3]" {
+		t.Errorf("%+v", held)
+	}
+	if err := b.DeleteRing(3); err != nil {
+		t.Error(err)
+	}
+	for _, v := range []VIP{{vip4, 443, true}, {vip4, 443, false}, {vip6, 0, false}, {vip6, 0, false}} {
+		if err := b.DeleteVIP(v); err != nil {
+			t.Errorf("delete %v: %v", v, err)
+		}
+	}
+	if held, err := b.Held(); err != nil || len(held.VIPs) != 0 || len(held.Rings) != 0 {
+		t.Errorf("after everything was deleted: %+v, %v", held, err)
+	}
+}
