@@ -56,7 +56,7 @@ gates: build ## a hundred releases of the same again, and more of the gates' tes
 faults: build ## kill supervisors at each transition of a release, and 200 times at any moment of one, under load (root, half an hour)
 	BATON_KILLS=200 go test -count=1 -timeout 2h -run 'TestSupervisorKilledInReleases|TestSupervisorKilledAtEachTransition' -v ./tests/faults
 
-quic: build ## QUIC's tests at full length: 200 releases, all slots used twice, a minute of flips (root, half an hour)
+quic: build ## QUIC's tests at full length: 200 releases, all slots used twice, a minute of flips, Chromium (root, ten minutes)
 	@tests/install $(TEST_PACKAGES) chromium
 	BATON_RELEASES=200 BATON_ROUND=300 BATON_FLIPS=1m BATON_RESETS=20 BATON_TEST_CHROMIUM=1 go test -count=1 -timeout 1h -v ./tests/quic
 
