@@ -19,7 +19,7 @@ export BPF2GO_CC := $(CLANG)
 LINT := bin/tools/golangci-lint-$(GOLANGCI_LINT)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test check generate verifier faults soak quic jaeger gates listeners cost figures bench install clean help
+.PHONY: build demo test check generate verifier faults soak quic jaeger gates listeners cost figures claim bench install clean help
 
 build: ## build bin/baton and bin/baton-proxy
 	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/ ./supervisor/cmd/baton ./proxy/cmd/baton-proxy
@@ -71,6 +71,9 @@ cost: ## what the account of requests costs the proxy, and what spans of the SDK
 
 figures: ## draw docs/figures/maglev-disruption.svg again
 	BATON_TEST_FIGURE=$(CURDIR)/docs/figures/maglev-disruption.svg go test -count=1 -run TestDisruption -v ./supervisor/balancer/maglev
+
+claim: ## 800 connections through two balancers, one of which dies with a node; with ids and without (root, five minutes)
+	BATON_TEST_CLAIM=400 go test -count=1 -timeout 30m -run 'TestBalancerAndNodeLost' -v ./tests/packetpath
 
 bench: build ## what a release costs, and other ways of replacing a proxy beside it (root, six minutes)
 	@tests/install $(BENCH_PACKAGES)

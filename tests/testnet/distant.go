@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -46,39 +48,87 @@ func Through(t testing.TB, rtt time.Duration, box func(from *Host, packet []byte
 	t.Helper()
 	need.Root(t, "network namespaces")
 	a, b := newHost(t, one, 1), newHost(t, other, 2)
-	var ends []*os.File
-	var carriers sync.WaitGroup
-	t.Cleanup(func() {
-		for _, h := range []*Host{a, b} {
-			if n, err := h.lost(); n > 0 || err != nil {
-				t.Errorf("testnet: %d packets were lost at host %s, %v", n, h.Name, err)
-			}
-		}
-		for _, end := range ends {
-			end.Close()
-		}
-		carriers.Wait()
-	})
-	for _, h := range []*Host{a, b} {
-		end, err := h.openLink()
-		if err != nil {
-			t.Fatalf("testnet: host %s: %v", h.Name, err)
-		}
-		ends = append(ends, end)
-	}
+	joined := [2]end{{host: a, link: Interface}, {host: b, link: Interface}}
+	start := join(t, joined)
 	for _, h := range []*Host{a, b} {
 		if err := h.start(); err != nil {
 			t.Fatalf("testnet: host %s: %v", h.Name, err)
 		}
 	}
-	// Only now: an interface that is not up yet would drop what is delivered,
-	// and the kernel keeps what has been sent.
-	for i, from := range []*Host{a, b} {
-		carriers.Go(func() {
-			carry(ends[i], ends[1-i], rtt/2, func(packet []byte) []byte { return box(from, packet) })
+	start(rtt, box)
+	return a, b
+}
+
+// Behind makes a host behind another one of [New], which forwards for it, by a link
+// with a middlebox as in [Through]. Its address is 10.78.0.2, the other's 10.78.0.1.
+func Behind(t testing.TB, gateway *Host, box func(from *Host, packet []byte) []byte, name string) *Host {
+	t.Helper()
+	h := newHost(t, name, 2)
+	h.Addr4, h.Addr6 = netip.AddrFrom4([4]byte{10, 78, 0, 2}), netip.AddrFrom16([16]byte{0: 0xfd, 1: 0x78, 15: 2})
+	const link = "behind"
+	start := join(t, [2]end{{host: h, link: Interface}, {host: gateway, link: link}})
+	err := h.start()
+	if err == nil {
+		err = gateway.Do(func() error {
+			l, err := netlink.LinkByName(link)
+			if err != nil {
+				return err
+			}
+			return errors.Join(
+				netlink.LinkSetUp(l),
+				netlink.AddrAdd(l, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(10, 78, 0, 1), Mask: net.CIDRMask(24, 32)}}),
+				os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0))
 		})
 	}
-	return a, b
+	if err == nil {
+		err = h.Route("0.0.0.0/0", netip.AddrFrom4([4]byte{10, 78, 0, 1}))
+	}
+	if err != nil {
+		t.Fatalf("testnet: host %s: %v", h.Name, err)
+	}
+	start(0, box)
+	return h
+}
+
+// end is a link's, which carries what the file has.
+type end struct {
+	host *Host
+	link string
+	file *os.File
+}
+
+// join makes the two ends of a link. start, to be called when both are up, begins
+// to carry: the kernel keeps what has been sent before, and what is delivered to
+// an interface that is not up is dropped.
+func join(t testing.TB, ends [2]end) (start func(rtt time.Duration, box func(from *Host, packet []byte) []byte)) {
+	t.Helper()
+	var carriers sync.WaitGroup
+	t.Cleanup(func() {
+		for _, e := range ends {
+			if e.file == nil {
+				continue
+			}
+			if n, err := e.host.lost(e.link); n > 0 || err != nil {
+				t.Errorf("testnet: %d packets were lost at host %s, %v", n, e.host.Name, err)
+			}
+			e.file.Close()
+		}
+		carriers.Wait()
+	})
+	for i := range ends {
+		e := &ends[i]
+		var err error
+		if e.file, err = e.host.openLink(e.link); err != nil {
+			t.Fatalf("testnet: host %s: %v", e.host.Name, err)
+		}
+	}
+	return func(rtt time.Duration, box func(from *Host, packet []byte) []byte) {
+		for i, from := range ends {
+			carriers.Go(func() {
+				carry(from.file, ends[1-i].file, rtt/2, func(packet []byte) []byte { return box(from.host, packet) })
+			})
+		}
+	}
 }
 
 // carry takes packets from one end and delivers each at the other when its time
@@ -112,15 +162,15 @@ func carry(from, to *os.File, delay time.Duration, box func([]byte) []byte) {
 	}
 }
 
-// openLink makes the host's link out of a descriptor that reads what the host
+// openLink makes a link of the host out of a descriptor that reads what the host
 // sends, one packet at a time, and writes what it receives.
-func (h *Host) openLink() (end *os.File, err error) {
+func (h *Host) openLink(name string) (end *os.File, err error) {
 	err = h.Do(func() error { // the interface appears where the descriptor was opened
 		fd, err := openTun()
 		if err != nil {
 			return err
 		}
-		req, err := unix.NewIfreq(Interface)
+		req, err := unix.NewIfreq(name)
 		if err == nil {
 			req.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
 			err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
@@ -131,7 +181,7 @@ func (h *Host) openLink() (end *os.File, err error) {
 		}
 		// Not before: the runtime cannot poll a descriptor that has no interface yet.
 		end = os.NewFile(uintptr(fd), tunDevice)
-		link, err := netlink.LinkByName(Interface)
+		link, err := netlink.LinkByName(name)
 		if err != nil {
 			return err
 		}
@@ -160,10 +210,10 @@ func openTun() (int, error) {
 	return fd, nil
 }
 
-// lost is how many packets the host's link has dropped, in either direction.
-func (h *Host) lost() (n uint64, err error) {
+// lost is how many packets a link of the host has dropped, in either direction.
+func (h *Host) lost(name string) (n uint64, err error) {
 	err = h.Do(func() error {
-		link, err := netlink.LinkByName(Interface)
+		link, err := netlink.LinkByName(name)
 		if err != nil {
 			return err
 		}

@@ -23,6 +23,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"testing"
 
@@ -41,7 +42,9 @@ type Host struct {
 	Addr4 netip.Addr // 10.77.0.n, n counted from 1
 	Addr6 netip.Addr // fd77::n
 
-	ns *os.File
+	ns   *os.File
+	hub  *os.File // where the switch's end of its link is; nil: there is no switch
+	port string   // what that is called
 }
 
 // New makes the named hosts and returns them in that order. They go when the
@@ -54,6 +57,9 @@ func New(t testing.TB, names ...string) []*Host {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { hub.Close() })
+	if err := doIn(hub, onlySwitch); err != nil {
+		t.Fatalf("testnet: make a switch of a bridge: %v", err)
+	}
 	bridge, err := netlink.NewHandleAt(netNS(hub))
 	if err != nil {
 		t.Fatalf("testnet: netlink: %v", err)
@@ -70,11 +76,22 @@ func New(t testing.TB, names ...string) []*Host {
 	hosts := make([]*Host, len(names))
 	for i, name := range names {
 		hosts[i] = newHost(t, name, byte(i+1))
-		if err := hosts[i].plug(bridge, br, i); err != nil {
+		hosts[i].hub, hosts[i].port = hub, fmt.Sprintf("port%d", i)
+		if err := hosts[i].plug(bridge, br); err != nil {
 			t.Fatalf("testnet: host %s: %v", name, err)
 		}
 	}
 	return hosts
+}
+
+// onlySwitch keeps the firewall out of this namespace's bridge, where the kernel
+// has it there (br_netfilter): it drops and cuts frames that are no sound IP.
+func onlySwitch() error {
+	switches, err := filepath.Glob("/proc/sys/net/bridge/bridge-nf-call-*tables")
+	for _, file := range switches {
+		err = errors.Join(err, os.WriteFile(file, []byte("0"), 0))
+	}
+	return err
 }
 
 // newHost makes the n-th host of a network, without its link.
@@ -94,9 +111,9 @@ func newHost(t testing.TB, name string, n byte) *Host {
 }
 
 // plug joins the host to the switch by a pair of interfaces.
-func (h *Host) plug(bridge *netlink.Handle, br *netlink.Bridge, port int) error {
+func (h *Host) plug(bridge *netlink.Handle, br *netlink.Bridge) error {
 	veth := &netlink.Veth{
-		LinkAttrs:     netlink.LinkAttrs{Name: fmt.Sprintf("port%d", port), MasterIndex: br.Index},
+		LinkAttrs:     netlink.LinkAttrs{Name: h.port, MasterIndex: br.Index},
 		PeerName:      Interface,
 		PeerNamespace: netlink.NsFd(h.ns.Fd()),
 	}
@@ -148,6 +165,11 @@ func (h *Host) start() error {
 // so dials to a name instead of an address, are outside. As fn runs on a
 // goroutine of its own it must not call t.Fatal; Do then returns an error.
 func (h *Host) Do(fn func() error) error {
+	return doIn(h.ns, fn)
+}
+
+// doIn runs fn inside a namespace.
+func doIn(ns *os.File, fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		// Never unlocked: the thread ends with the goroutine, so there is no
@@ -155,8 +177,8 @@ func (h *Host) Do(fn func() error) error {
 		runtime.LockOSThread()
 		err := errors.New("testnet: the function ended its goroutine")
 		defer func() { done <- err }()
-		if e := unix.Setns(int(h.ns.Fd()), unix.CLONE_NEWNET); e != nil {
-			err = fmt.Errorf("enter host %s: %w", h.Name, e)
+		if e := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); e != nil {
+			err = fmt.Errorf("enter a network namespace: %w", e)
 			return
 		}
 		err = fn()
