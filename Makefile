@@ -19,7 +19,7 @@ export BPF2GO_CC := $(CLANG)
 LINT := bin/tools/golangci-lint-$(GOLANGCI_LINT)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test check generate verifier faults soak quic jaeger gates listeners cost figures claim bench install clean help
+.PHONY: build demo test check generate verifier faults soak quic jaeger gates listeners cost figures claim vips bench install clean help
 
 build: ## build bin/baton and bin/baton-proxy
 	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/ ./supervisor/cmd/baton ./proxy/cmd/baton-proxy
@@ -68,6 +68,9 @@ listeners: build ## 5,000 listeners on one port: how long start, release and sto
 
 cost: ## what the account of requests costs the proxy, and what spans of the SDK would
 	BATON_TEST_COST=40 go test -count=1 -timeout 30m -run '^TestCost$$' -v ./proxy
+
+vips: ## 1,000 VIPs and 1,000 reals of a balancer: how long start and reload take, and memory (root, three minutes)
+	BATON_TEST_MANY=1000 go test -count=1 -timeout 30m -run TestManyVIPs -v ./supervisor/balancer
 
 figures: ## draw docs/figures/maglev-disruption.svg again
 	BATON_TEST_FIGURE=$(CURDIR)/docs/figures/maglev-disruption.svg go test -count=1 -run TestDisruption -v ./supervisor/balancer/maglev

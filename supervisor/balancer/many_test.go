@@ -12,6 +12,7 @@ import (
 
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/supervisor/balancer/health"
+	"github.com/baton-mesh/baton/tests/need"
 )
 
 // manyFile is a configuration of so many VIPs and reals. With lists of their own
@@ -37,6 +38,41 @@ func manyFile(vips, reals int, own bool, weight int) string {
 		fmt.Fprintf(&b, "    - {address: 10.9.%d.%d, port: 443, protocols: [tcp], reals: %s}\n", i/250, i%250+1, list)
 	}
 	return b.String()
+}
+
+// manyKernel is the real one where the figures are asked for.
+func manyKernel(t *testing.T) Kernel {
+	if os.Getenv("BATON_TEST_MANY") == "" {
+		return newFakeKernel()
+	}
+	need.Root(t, "loading BPF programs")
+	dir := t.TempDir()
+	p, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		p.Close()
+		if err := Remove(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+// available is the memory of the machine that can be had, in MiB.
+func available(t *testing.T) (mib int) {
+	t.Helper()
+	text, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, "MemAvailable:"); ok {
+			fmt.Sscan(rest, &mib)
+		}
+	}
+	return mib >> 10
 }
 
 // TestManyVIPs starts, reloads and restarts a balancer of many VIPs and reals.
@@ -69,7 +105,8 @@ func TestManyVIPs(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Logf("reading the file: %v", time.Since(began))
-			k := newFakeKernel()
+			k := manyKernel(t)
+			free := available(t)
 			run := func() (*Balancer, func()) {
 				began := time.Now()
 				serving := make(chan struct{})
@@ -124,7 +161,7 @@ func TestManyVIPs(t *testing.T) {
 			var memory runtime.MemStats
 			runtime.GC()
 			runtime.ReadMemStats(&memory)
-			t.Logf("heap in use after it: %d MiB", memory.HeapInuse>>20)
+			t.Logf("heap in use after it: %d MiB; less memory available on the machine than before: %d MiB", memory.HeapInuse>>20, free-available(t))
 			rings := n
 			if !own {
 				rings = 1
