@@ -335,3 +335,19 @@ func (b *Balancer) Held() (Held, error) {
 	})
 	return h, errors.Join(reals.Err(), servers.Err(), rings.Err(), err)
 }
+
+// Ring reads a ring back.
+func (b *Balancer) Ring(id uint32) ([]uint32, error) {
+	var inner *ebpf.Map
+	if err := b.objs.Rings.Lookup(id, &inner); err != nil {
+		return nil, err
+	}
+	defer inner.Close()
+	slots, table := make([]uint32, inner.MaxEntries()), make([]uint32, inner.MaxEntries())
+	var at ebpf.MapBatchCursor
+	n, err := inner.BatchLookup(&at, slots, table, nil)
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) { // which says that this was all
+		return nil, err
+	}
+	return table[:n], nil
+}

@@ -178,6 +178,7 @@ func (fakeHanger) Detach(string) error            { return nil }
 type world struct {
 	t       *testing.T
 	kernel  *fakeKernel
+	mirror  *mirror          // nil: the kernel is not a real one
 	conf    *config.Balancer // what the next reload reads
 	dead    map[netip.Addr]bool
 	lost    map[netip.Addr]bool // on no link
@@ -203,7 +204,7 @@ func (w *world) start() {
 	w.t.Helper()
 	b, err := New(Options{
 		Config: w.conf, Load: func() (*config.Balancer, error) { return w.conf, nil },
-		Kernel: w.kernel, Hang: fakeHanger{}, RingSize: w.size,
+		Kernel: w.tables(), Hang: fakeHanger{}, RingSize: w.size,
 		outside: outside{
 			follow: func(ctx context.Context, _ *Balancer) error { <-ctx.Done(); return nil },
 			watch:  func(ctx context.Context, _ *Balancer) { <-ctx.Done() },
@@ -229,6 +230,13 @@ func (w *world) start() {
 	}
 	w.settle()
 	w.round(1)
+}
+
+func (w *world) tables() Kernel {
+	if w.mirror != nil {
+		return w.mirror
+	}
+	return w.kernel
 }
 
 // settle waits until everything that was begun has had its effect.

@@ -21,8 +21,24 @@ import (
 // the connection table remembers. BATON_TEST_OPERATIONS says how many operations,
 // BATON_TEST_SEED repeats a run.
 func TestRandomOperations(t *testing.T) {
-	operations, seed := 3000, rand.Uint64()
-	if s := os.Getenv("BATON_TEST_OPERATIONS"); s != "" {
+	soakFor(t, 3000, nil)
+}
+
+// TestRandomOperationsInTheKernel is the same on the kernel's own tables, which are
+// read back after each operation. BATON_TEST_KERNEL_OPERATIONS says how many.
+func TestRandomOperationsInTheKernel(t *testing.T) {
+	operations := 40
+	if s := os.Getenv("BATON_TEST_KERNEL_OPERATIONS"); s != "" {
+		operations, _ = strconv.Atoi(s)
+	}
+	soakFor(t, operations, newMirror(t, soakRing))
+}
+
+const soakRing = 251
+
+func soakFor(t *testing.T, operations int, m *mirror) {
+	seed := rand.Uint64()
+	if s := os.Getenv("BATON_TEST_OPERATIONS"); s != "" && m == nil {
 		operations, _ = strconv.Atoi(s)
 	}
 	if s := os.Getenv("BATON_TEST_SEED"); s != "" {
@@ -30,12 +46,17 @@ func TestRandomOperations(t *testing.T) {
 	}
 	t.Logf("seed %d, %d operations", seed, operations)
 	synctest.Test(t, func(t *testing.T) {
-		s := newSoak(t, seed)
+		s := newSoak(t, seed, m)
 		defer func() { s.w.stop() }()
 		for n := range operations {
 			did := s.operation()
 			if err := s.m.disagrees(); err != nil {
 				t.Fatalf("seed %d, operation %d, %s: %v", seed, n, did, err)
+			}
+			if m != nil {
+				if err := m.disagrees(); err != nil {
+					t.Fatalf("seed %d, operation %d, %s: %v", seed, n, did, err)
+				}
 			}
 			if err := s.flowsArrive(); err != nil {
 				t.Fatalf("seed %d, operation %d, %s: %v", seed, n, did, err)
@@ -66,7 +87,7 @@ type soak struct {
 	lost   int
 }
 
-func newSoak(t *testing.T, seed uint64) *soak {
+func newSoak(t *testing.T, seed uint64, m *mirror) *soak {
 	s := &soak{t: t, rng: rand.New(rand.NewPCG(seed, 1)), counts: map[string]int{}}
 	conf := &config.Balancer{
 		Interfaces: []string{"eth0"}, XDPMode: config.XDPNative, Forwarding: config.ForwardL2,
@@ -76,7 +97,10 @@ func newSoak(t *testing.T, seed uint64) *soak {
 		conf.Reals = append(conf.Reals, s.newReal())
 	}
 	conf.VIPs = []config.VIP{{Address: "10.9.0.1", Port: 443, Protocols: []config.Protocol{config.TCP, config.UDP}, QUIC: true}}
-	s.w = newWorld(t, conf, 251)
+	s.w = newWorld(t, conf, soakRing)
+	if s.w.mirror = m; m != nil {
+		s.w.kernel = m.fakeKernel
+	}
 	s.m = &model{w: s.w}
 	s.m.reload(conf, false)
 	s.w.start()
