@@ -19,7 +19,7 @@ export BPF2GO_CC := $(CLANG)
 LINT := bin/tools/golangci-lint-$(GOLANGCI_LINT)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test check generate verifier faults soak quic jaeger gates listeners cost figures claim vips bench install clean help
+.PHONY: build demo test check generate verifier faults soak quic jaeger gates listeners cost figures claim capacity vips bench install clean help
 
 build: ## build bin/baton and bin/baton-proxy
 	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/ ./supervisor/cmd/baton ./proxy/cmd/baton-proxy
@@ -77,6 +77,9 @@ figures: ## draw docs/figures/maglev-disruption.svg again
 
 claim: ## 800 connections through two balancers, one of which dies with a node; with ids and without (root, five minutes)
 	BATON_TEST_CLAIM=400 go test -count=1 -timeout 30m -run 'TestBalancerAndNodeLost' -v ./tests/packetpath
+
+capacity: ## what three nodes serve while they are replaced, drawn to docs/figures/capacity.svg (root, a minute)
+	BATON_TEST_CAPACITY=$(CURDIR)/docs/figures/capacity.svg go test -count=1 -timeout 10m -run '^TestCapacity$$' -v ./tests/packetpath
 
 bench: build ## what a release costs, and other ways of replacing a proxy beside it (root, six minutes)
 	@tests/install $(BENCH_PACKAGES)

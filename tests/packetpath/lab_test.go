@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/baton-mesh/baton/bpf/sockops"
 	"github.com/baton-mesh/baton/supervisor/demo"
@@ -56,6 +57,7 @@ type labNode struct {
 	name string
 	host *testnet.Host
 	id   int
+	busy atomic.Pointer[chan struct{}] // nil: as many as come
 }
 
 const labNodeConfig = `node: {name: NAME, server_id: NUMBER, tcp_option: {tell: WITHIDS}}
@@ -178,6 +180,11 @@ func (n *labNode) serve(t *testing.T) (echo, origin string) {
 			}
 			go func() {
 				defer c.Close()
+				if busy := n.busy.Load(); busy != nil {
+					*busy <- struct{}{}
+					time.Sleep(serviceTime)
+					<-*busy
+				}
 				if _, err := fmt.Fprintln(c, n.name); err == nil {
 					io.Copy(c, c)
 				}
