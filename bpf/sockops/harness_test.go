@@ -148,16 +148,22 @@ func newLab(t *testing.T, o Options, serve, echo bool) *lab {
 }
 
 func (l *lab) pass(_ *testnet.Host, packet []byte) []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if s, ok := testnet.ParseSegment(append([]byte(nil), packet...)); ok {
-		l.mu.Lock()
 		l.seen = append(l.seen, s)
-		box := l.box
-		l.mu.Unlock()
-		if mine, ok := testnet.ParseSegment(packet); ok && box != nil {
-			box(mine)
+		if mine, ok := testnet.ParseSegment(packet); ok && l.box != nil {
+			l.box(mine)
 		}
 	}
 	return packet
+}
+
+// onTheWay has a middlebox change segments from now on.
+func (l *lab) onTheWay(box func(testnet.Segment)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.box = box
 }
 
 // segments are those seen so far, from the server or to it.

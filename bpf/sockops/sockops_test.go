@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -112,22 +113,22 @@ func TestPeersWithout(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			l := newLab(t, Options{ServerID: 7}, tt.serve, tt.echo)
-			stripped := 0
-			l.box = func(s testnet.Segment) {
+			var stripped atomic.Int32
+			l.onTheWay(func(s testnet.Segment) {
 				for _, kind := range tt.strip {
 					if s.Option(kind) != nil {
-						stripped++
+						stripped.Add(1)
 						s.Strip(kind)
 					}
 				}
-			}
+			})
 			var marks []func(int) error
 			if tt.tell {
 				marks = append(marks, l.tell)
 			}
 			l.exchange(l.listen(l.node.Addr4, marks...), much)
-			if (stripped > 0) != (len(tt.strip) > 0) {
-				t.Errorf("%d options were stripped", stripped)
+			if (stripped.Load() > 0) != (len(tt.strip) > 0) {
+				t.Errorf("%d options were stripped", stripped.Load())
 			}
 			if tt.clientSegments == "" {
 				l.plain(false)
@@ -148,11 +149,11 @@ func TestStrangeAnswers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t, Options{ServerID: 7}, true, true)
-			l.box = func(s testnet.Segment) {
+			l.onTheWay(func(s testnet.Segment) {
 				if s.Option(KindAnswer) != nil {
 					s.Change(KindAnswer, change)
 				}
-			}
+			})
 			l.exchange(l.listen(l.node.Addr4, l.tell), 1000)
 			l.plain(false)
 			l.wantCounts(Counts{Answered: 1, Untold: 1})
