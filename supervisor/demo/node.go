@@ -179,6 +179,9 @@ func (n *Node) LogFile() string { return filepath.Join(n.Dir, "baton.log") }
 // Admin is the host:port of metrics and health.
 func (n *Node) Admin() string { return n.admin }
 
+// Executable is the baton binary that runs.
+func (n *Node) Executable() string { return n.executable }
+
 // Socket is the supervisor's admin socket.
 func (n *Node) Socket() string { return n.socket }
 

@@ -83,14 +83,15 @@ func TestReleasesInTakeover(t *testing.T) {
 
 // run is a node under load.
 type run struct {
-	node    *demo.Node
-	load    *demo.Load
-	watch   *demo.Watcher
-	tools   *results
-	file    string // the candidates' configuration
-	mode    string // of steering
-	running sync.WaitGroup
-	stop    context.CancelFunc
+	node     *demo.Node
+	load     *demo.Load
+	watch    *demo.Watcher
+	tools    *results
+	file     string // the candidates' configuration
+	mode     string // of steering
+	settings demo.Settings
+	running  sync.WaitGroup
+	stop     context.CancelFunc
 
 	burst   func(over func() bool, connect func(n int))
 	windows []demo.Window // of the releases
@@ -106,6 +107,8 @@ type site struct {
 	command func(name string, args ...string) *exec.Cmd
 	// burst has connect begin n connections at a time, all the time, until over.
 	burst func(over func() bool, connect func(n int))
+	// prepare, if set, has its say before the clients begin.
+	prepare func(*demo.Node, *demo.Load)
 }
 
 // here is this machine's loopback, where a connection is made at once. One
@@ -134,14 +137,18 @@ func startRun(t *testing.T, at site, settings demo.Settings) *run {
 	}
 	load := node.Load(t, n)
 	load.Dial = at.dial
+	if at.prepare != nil {
+		at.prepare(n, load)
+	}
 	load.Slow = 2 * time.Second // as long as the streams, so that no shift finds a kind between two operations
 	r := &run{
-		node:  n,
-		load:  load,
-		watch: &demo.Watcher{Node: n},
-		burst: at.burst,
-		file:  file,
-		mode:  cmp.Or(settings.Steering, "bpf"),
+		node:     n,
+		load:     load,
+		watch:    &demo.Watcher{Node: n},
+		burst:    at.burst,
+		file:     file,
+		mode:     cmp.Or(settings.Steering, "bpf"),
+		settings: settings,
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	r.stop = stop
