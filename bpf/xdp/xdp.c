@@ -90,8 +90,8 @@ static __always_inline __u32 quic_server(const struct packet *p, bool katran)
 		__u32 version = (__u32)q[1] << 24 | (__u32)q[2] << 16 | (__u32)q[3] << 8 | q[4];
 		__u32 type = (q[0] >> 4) & 3;
 
-		/* Only a Handshake packet carries an ID of the server's (RFC 9000 section
-		 * 17.2, RFC 9369 section 3.2). */
+		/* Of long headers only a Handshake packet's ID is surely the server's; an Initial's
+		 * may still be the client's own (RFC 9000, 7.2 and 17.2; RFC 9369, 3.2). */
 		if (!(version == 1 && type == 2) && !(version == 0x6b3343cf && type == 3))
 			return 0;
 		if (q[5] != 17)
