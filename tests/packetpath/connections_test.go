@@ -38,7 +38,8 @@ type stream struct {
 	name string
 }
 
-func (l *lab) dialTCP() (connection, error) {
+// dialTCP leaves it to the edge node where its connection to the VIP comes from.
+func (l *lab) dialTCP(int) (connection, error) {
 	conn, err := l.clients.Dial("tcp", edgeTCP)
 	if err != nil {
 		return nil, err
@@ -80,10 +81,10 @@ type quicConnection struct {
 	name   string
 }
 
-func (l *lab) dialQUIC() (connection, error) {
+func (l *lab) dialQUIC(port int) (connection, error) {
 	var udp *net.UDPConn
 	err := l.clients.Do(func() (err error) {
-		udp, err = net.ListenUDP("udp4", nil)
+		udp, err = net.ListenUDP("udp4", &net.UDPAddr{Port: port})
 		return err
 	})
 	if err != nil {
@@ -144,12 +145,12 @@ func (q *quicConnection) close() {
 	q.socket.Conn.Close()
 }
 
-// connections makes n of them, some at once.
-func connections(t *testing.T, n int, dial func() (connection, error)) []connection {
+// connections makes n of them, some at once, each from a port.
+func connections(t *testing.T, n int, ports []clientPort, dial func(port int) (connection, error)) []connection {
 	t.Helper()
 	all := make([]connection, n)
 	inParallel(n, func(i int) {
-		c, err := dial()
+		c, err := dial(int(ports[i].number))
 		if err != nil {
 			t.Errorf("connection %d: %v", i, err)
 			return

@@ -1,6 +1,7 @@
 package testnet
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -10,7 +11,8 @@ import (
 
 // Route sends what is for a network through one of the gateways, which have
 // addresses on the host's links; a flow stays with its gateway by the hash of its
-// addresses and ports. It takes the place of the route that was there. No
+// addresses and ports, which is the same in every run where the kernel lets it be
+// chosen (Linux 6.11). It takes the place of the route that was there. No
 // gateways: there is no route.
 func (h *Host) Route(network string, gateways ...netip.Addr) error {
 	_, to, err := net.ParseCIDR(network)
@@ -22,6 +24,9 @@ func (h *Host) Route(network string, gateways ...netip.Addr) error {
 			return netlink.RouteDel(&netlink.Route{Dst: to})
 		}
 		if err := os.WriteFile("/proc/sys/net/ipv4/fib_multipath_hash_policy", []byte("1"), 0); err != nil {
+			return err
+		}
+		if err := os.WriteFile("/proc/sys/net/ipv4/fib_multipath_hash_seed", []byte("1"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 		route := &netlink.Route{Dst: to}
