@@ -46,6 +46,10 @@ func New() (*Table, error) {
 // Map is the map, to load programs with and to pin. It stays the table's.
 func (t *Table) Map() *ebpf.Map { return t.m }
 
+// Of is the table in a map that a program with server_id.h has brought, pinned
+// perhaps. The map stays the caller's to close.
+func Of(m *ebpf.Map) *Table { return &Table{m} }
+
 // Set gives config c, 1 to 6, its key. The next packet is read with it. A key
 // is not written whole at once: set one of a config that nobody uses yet, or
 // [Table.Clear] it first.

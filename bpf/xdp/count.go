@@ -9,7 +9,9 @@ import (
 
 // reasons are the names of what becomes of packets, in the order of the counters.
 var reasons = [...]string{
-	"cid", "option", "table", "ring", "no_real", "unknown_id", "dead_id", "local", "no_neighbour",
+	"cid", "option", "table", "ring", "icmp", "no_real",
+	"unknown_id", "dead_id", "unlearned", "local", "no_neighbour", "no_route", "no_forwarding", "too_long", "no_device", "fib",
+	"other_port", "other_protocol", "fragment", "malformed", "other_host",
 }
 
 // The reasons of packets that had a VIP.
@@ -51,7 +53,7 @@ func (b *Balancer) Explain(packet []byte) (Explanation, error) {
 	for i, name := range reasons {
 		switch {
 		case a.Beside>>i&1 == 0:
-		case i < decided:
+		case i < decided, i >= int(xdpReasonOTHER_PORT):
 			e.Reason = name
 		default:
 			e.Beside = append(e.Beside, name)
@@ -64,6 +66,9 @@ func (b *Balancer) Explain(packet []byte) (Explanation, error) {
 type Counts struct {
 	VIPs  map[VIP]VIPCounts
 	Reals map[uint32]RealCounts
+	// Others are frames that are for the address of a VIP and not for the VIP: each
+	// has passed, and one reason.
+	Others map[string]uint64
 }
 
 // VIPCounts is what has become of a VIP's packets.
@@ -78,9 +83,17 @@ type RealCounts struct{ Packets, Octets, Flows uint64 }
 
 // Counted reads the counters.
 func (b *Balancer) Counted() (Counts, error) {
-	c := Counts{map[VIP]VIPCounts{}, map[uint32]RealCounts{}}
+	c := Counts{map[VIP]VIPCounts{}, map[uint32]RealCounts{}, map[string]uint64{}}
 	var errs []error
 	var tallies []xdpTally
+	if err := b.objs.Tallies.Lookup(uint32(0), &tallies); err != nil {
+		return c, err
+	}
+	for _, t := range tallies {
+		for i, n := range t.Packets[xdpReasonOTHER_PORT:] {
+			c.Others[reasons[int(xdpReasonOTHER_PORT)+i]] += n
+		}
+	}
 	err := b.eachVIP(func(v VIP, e xdpVip) {
 		if err := b.objs.Tallies.Lookup(e.Number, &tallies); err != nil {
 			errs = append(errs, err)

@@ -14,6 +14,7 @@
 #define MAX_REALS 4096 /* index 0 is nobody */
 #define MAX_RINGS 8192
 #define MAX_LINKS 256
+#define MAX_DEVICES 1024
 
 /* Sizes that a loader may change. */
 #define DEFAULT_RING 65537
@@ -21,7 +22,25 @@
 
 /* Settings of this load. */
 const volatile __u32 ring_size = DEFAULT_RING;
+const volatile __u32 new_flows_per_cpu = 125000; /* in a second; beyond, the table learns nothing */
 const volatile __u64 udp_idle = 60000000000;	  /* ns of silence that end a flow of datagrams */
+const volatile bool host_order = false;		  /* the TCP option is written so by this fleet */
+const volatile bool table_first = false;	  /* for measurements: decision 026 */
+
+/* One bit for the destination address of every VIP. Most of a host's traffic ends
+ * at this look. */
+#define FILTER_WORDS 64
+
+struct vip_filter {
+	__u64 words[FILTER_WORDS];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct vip_filter);
+} filter SEC(".maps");
 
 /* The interfaces served, by their index's remainder: a frame for another host's
  * address, which a bridge floods, is not ours to forward a second time. */
@@ -82,7 +101,7 @@ struct {
 
 enum real_flag {
 	REAL_UP = 1,	   /* it can be sent to; without this bit nothing is */
-	REAL_DRAINING = 2, /* kept for the next process; the rings leave it out */
+	REAL_DRAINING = 2, /* it keeps what it has; no connection opens there by the table */
 	REAL_NEIGHBOUR = 4, /* the MAC addresses and the interface are known */
 	REAL_LOCAL = 8,	   /* this host: left to its own stack */
 	REAL_IPV6 = 16,
@@ -152,19 +171,55 @@ struct {
 	__type(value, struct flow);
 } flows SEC(".maps");
 
+/* How fast a CPU's table learns: a flood of new flows must not make it forget
+ * those that last. */
+struct guard {
+	__u64 since; /* ns */
+	__u64 count;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct guard);
+} guards SEC(".maps");
+
+/* Where a frame may leave by another interface than it came in. */
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP_HASH);
+	__uint(max_entries, MAX_DEVICES);
+	__type(key, __u32);
+	__type(value, __u32);
+} devices SEC(".maps");
+
 /* What became of a packet. Each one for a VIP counts once in the first block; one
- * more for each thing that happened beside. */
+ * more for each thing that happened beside. Those of the last block have no VIP
+ * and count at number 0. */
 enum reason {
 	BY_CID,
 	BY_OPTION,
 	BY_TABLE,
 	BY_RING,
+	BY_ICMP, /* an error about a flow, to the flow's real */
 	NO_REAL, /* the ring names nobody, or one that is down: dropped */
 
 	UNKNOWN_ID, /* an id that no server has */
 	DEAD_ID,    /* an id of a server that is down */
+	UNLEARNED,  /* by ring, and the table was not told: too many new flows */
 	LOCAL,	    /* left to this host's own stack */
-	NO_NEIGHBOUR, /* dropped: its MAC address is not known */
+	NO_NEIGHBOUR,
+	NO_ROUTE, /* also: not on a link of ours */
+	NO_FORWARDING,
+	TOO_LONG,
+	NO_DEVICE,
+	FIB, /* sent by the routing table, since the MAC address was not there */
+
+	OTHER_PORT,
+	OTHER_PROTOCOL, /* not TCP, UDP or an ICMP error; extension headers too */
+	FRAGMENT,
+	MALFORMED,
+	OTHER_HOST, /* the frame is for another MAC address */
 	REASONS,
 };
 

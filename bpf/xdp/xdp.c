@@ -1,344 +1,252 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 //go:build ignore
 
-/* xdp: picks the real for each packet of a VIP, and sends the frame on with
- * another MAC address. In doubt a packet passes to this host's stack, as if the
- * program were not there. */
+/* xdp: picks the real for each packet of a VIP, and sends the frame on with another
+ * MAC address. In doubt a packet passes to this host's stack, as if the program
+ * were not there.
+ *
+ * The order: the server that a QUIC connection ID or a TCP option names, then the
+ * connection table, then the ring. An id that nobody has, or whose server is down,
+ * is as if it were not there. */
 
-#include <linux/if_ether.h>
-#include <linux/in.h>
-#include <linux/ip.h>
-#include <linux/ipv6.h>
-#include <linux/tcp.h>
-#include <linux/udp.h>
-#include <bpf/bpf_endian.h>
-#include "tables.h"
+#include "forward.h"
+#include "id.h"
 
-char _license[] SEC("license") = "Dual BSD/GPL";
+#define SECOND 1000000000ULL
 
-#define OPTION_SERVER 0xb7
-
-struct packet {
-	struct flow_key flow;
-	__be16 port; /* of the VIP */
-	__u8 proto;
-	bool syn;
-	__u8 *payload; /* TCP's options, or what UDP carries */
-	void *end;
-	__u32 options; /* octets of TCP's options */
-	__u32 offset; /* of them in the frame */
+/* What is decided about a packet. */
+struct choice {
+	struct real *real;
+	__u32 index;
+	__u32 why;    /* enum reason */
+	__u64 beside; /* a bit for each reason */
 };
 
-static __always_inline __u32 jhash(__u32 a, __u32 b, __u32 c)
-{
-	/* Jenkins' final mix. */
-#define ROL(x, k) (((x) << (k)) | ((x) >> (32 - (k))))
-	c ^= b; c -= ROL(b, 14);
-	a ^= c; a -= ROL(c, 11);
-	b ^= a; b -= ROL(a, 25);
-	c ^= b; c -= ROL(b, 16);
-	a ^= c; a -= ROL(c, 4);
-	b ^= a; b -= ROL(a, 14);
-	c ^= b; c -= ROL(b, 24);
-	return c;
-}
-
-static __always_inline __u32 slot_of(const struct flow_key *f)
-{
-	__u32 h = jhash(f->addr[0] ^ f->addr[1], f->addr[2] ^ f->addr[3], f->ports);
-
-	return h % ring_size;
-}
-
-static __always_inline void count(__u32 number, enum reason reason, __u32 octets, bool local)
-{
-	struct tally *t = bpf_map_lookup_elem(&tallies, &number);
-
-	if (!t)
-		return;
-	if (reason < REASONS)
-		t->packets[reason]++;
-	t->octets += octets;
-	if (local)
-		t->local_octets += octets;
-}
-
-/* The server of a connection ID in Katran's forms: the upper two bits of the first
- * octet say how wide its number is, 16, 24 or 32 bits. */
-static __always_inline __u32 katran_server(const __u8 cid[5])
-{
-	switch (cid[0] >> 6) {
-	case 1:
-		return (__u32)(cid[0] & 0x3f) << 10 | (__u32)cid[1] << 2 | cid[2] >> 6;
-	case 2:
-		return (__u32)cid[1] << 16 | (__u32)cid[2] << 8 | cid[3];
-	case 3:
-		return (__u32)cid[1] << 24 | (__u32)cid[2] << 16 | (__u32)cid[3] << 8 | cid[4];
-	}
-	return 0;
-}
-
-/* The server that a short header's connection ID names in clear, or a long one's
- * of a packet that a server has chosen the ID of. */
-static __always_inline __u32 quic_server(const struct packet *p, bool katran)
-{
-	__u8 *q = p->payload, *cid;
-
-	if ((void *)(q + 6 + 17) > p->end)
-		return 0;
-	if (q[0] & 0x80) {
-		__u32 version = (__u32)q[1] << 24 | (__u32)q[2] << 16 | (__u32)q[3] << 8 | q[4];
-		__u32 type = (q[0] >> 4) & 3;
-
-		/* Of long headers only a Handshake packet's ID is surely the server's; an Initial's
-		 * may still be the client's own (RFC 9000, 7.2 and 17.2; RFC 9369, 3.2). */
-		if (!(version == 1 && type == 2) && !(version == 0x6b3343cf && type == 3))
-			return 0;
-		if (q[5] != 17)
-			return 0;
-		cid = q + 6;
-	} else {
-		cid = q + 1;
-	}
-	if (cid[0] != 0x10)
-		return katran ? katran_server(cid) : 0;
-	return (__u32)cid[1] << 24 | (__u32)cid[2] << 16 | (__u32)cid[3] << 8 | cid[4];
-}
-
-/* TCP's options, and how far they were read. */
-struct walk {
-	__u8 octets[40];
-	__u32 at, len, id;
-};
-
-static long next_option(__u32 i, struct walk *w)
-{
-	__u32 at = w->at;
-
-	if (at > 34 || at + 6 > w->len || w->octets[at] == 0)
-		return 1;
-	if (w->octets[at] == 1) {
-		w->at = at + 1;
-		return 0;
-	}
-	if (w->octets[at] == OPTION_SERVER && w->octets[at + 1] == 6) {
-		w->id = (__u32)w->octets[at + 2] << 24 | (__u32)w->octets[at + 3] << 16 | (__u32)w->octets[at + 4] << 8 | w->octets[at + 5];
-		return 1;
-	}
-	if (w->octets[at + 1] < 2)
-		return 1;
-	w->at = at + w->octets[at + 1];
-	return 0;
-}
-
-static __always_inline __u32 option_server(struct xdp_md *ctx, const struct packet *p)
-{
-	struct walk w = {.len = p->options};
-	__u32 len = p->options;
-
-	if (len < 6 || len > 40)
-		return 0;
-	if (bpf_xdp_load_bytes(ctx, p->offset, w.octets, len))
-		return 0;
-	bpf_loop(40, next_option, &w, 0);
-	return w.id;
-}
-
-static __always_inline struct real *real_of(__u32 index)
+static __always_inline bool take(struct choice *c, __u32 index, __u32 why)
 {
 	struct real *r = bpf_map_lookup_elem(&reals, &index);
 
-	return r && index && (r->flags & REAL_UP) ? r : NULL;
+	if (!r || !(r->flags & REAL_UP))
+		return false;
+	c->real = r;
+	c->index = index;
+	c->why = why;
+	return true;
 }
 
-/* Finds the real, and says by what. beside gets a bit for each thing that happened
- * on the way. */
-static __always_inline struct real *choose(struct xdp_md *ctx, struct packet *p, const struct vip *v, bool learn, __u32 *index, enum reason *why, __u64 *beside)
+static __always_inline bool by_id(__u32 id, struct choice *c, __u32 why)
 {
-	__u32 id = 0, slot, *found;
-	struct real *r;
-	struct flow *f;
-	void *ring;
+	__u32 *index = bpf_map_lookup_elem(&servers, &id);
 
-	if (p->proto == IPPROTO_UDP && v->flags & VIP_QUIC)
-		id = quic_server(p, v->flags & VIP_KATRAN);
-	else if (p->proto == IPPROTO_TCP && !p->syn && p->options >= 6)
-		id = option_server(ctx, p);
-	if (id) {
-		found = bpf_map_lookup_elem(&servers, &id);
-		if (!found) {
-			*beside |= 1ULL << UNKNOWN_ID;
-		} else {
-			*index = *found;
-			*why = p->proto == IPPROTO_UDP ? BY_CID : BY_OPTION;
-			r = real_of(*index);
-			if (r)
-				return r;
-			*beside |= 1ULL << DEAD_ID;
-		}
+	if (!index)
+		c->beside |= 1ULL << UNKNOWN_ID;
+	else if (take(c, *index, why))
+		return true;
+	else
+		c->beside |= 1ULL << DEAD_ID;
+	return false;
+}
+
+/* opening: the packet begins a connection, and a real that drains gets no more of them. */
+static __always_inline bool by_table(const struct packet *p, struct choice *c, bool opening, bool effects)
+{
+	struct flow *f = bpf_map_lookup_elem(&flows, &p->flow);
+	__s64 silent = 0, idle = udp_idle;
+
+	if (!f)
+		return false;
+	if (p->proto == IPPROTO_UDP) {
+		silent = bpf_ktime_get_coarse_ns() - f->seen;
+		if (silent > idle)
+			return false;
 	}
-	f = p->syn ? NULL : bpf_map_lookup_elem(&flows, &p->flow);
-	if (f && (p->proto == IPPROTO_TCP || bpf_ktime_get_ns() - f->seen < udp_idle)) {
-		*index = f->real;
-		*why = BY_TABLE;
-		r = real_of(*index);
-		if (r && r->epoch == f->epoch) {
-			if (p->proto == IPPROTO_UDP && learn)
-				f->seen = bpf_ktime_get_ns();
-			return r;
-		}
-	}
-	*why = NO_REAL;
-	*index = 0;
-	ring = bpf_map_lookup_elem(&rings, &v->ring);
+	if (!take(c, f->real, p->icmp ? BY_ICMP : BY_TABLE))
+		return false;
+	if (c->real->epoch != f->epoch || (opening && c->real->flags & REAL_DRAINING))
+		return false;
+	/* Not each time: the line of memory is other CPUs' too. */
+	if (effects && !p->icmp && silent > idle >> 3)
+		f->seen += silent;
+	return true;
+}
+
+static __always_inline bool by_ring(const struct packet *p, struct choice *c)
+{
+	void *ring = bpf_map_lookup_elem(&rings, &p->vip->ring);
+	__u32 slot = flow_hash(&p->flow) % ring_size, *index;
+
 	if (!ring)
-		return NULL;
-	slot = slot_of(&p->flow);
-	found = bpf_map_lookup_elem(ring, &slot);
-	if (!found)
-		return NULL;
-	r = real_of(*found);
-	if (!r)
-		return NULL;
-	*index = *found;
-	*why = BY_RING;
-	if (learn) {
-		struct flow n = {.real = *index, .epoch = r->epoch, .seen = bpf_ktime_get_ns()};
-
-		bpf_map_update_elem(&flows, &p->flow, &n, BPF_ANY);
-	}
-	return r;
+		return false;
+	index = bpf_map_lookup_elem(ring, &slot);
+	return index && *index && take(c, *index, p->icmp ? BY_ICMP : BY_RING);
 }
 
-static __always_inline int run(struct xdp_md *ctx, bool explain)
+/* Has the table remember a flow, unless this CPU has had too many of them. */
+static __always_inline void learn(const struct packet *p, struct choice *c)
 {
-	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	struct ethhdr *eth = data;
-	struct packet p = {.end = end};
-	struct vip *v;
-	__u32 zero = 0, index = 0, octets = end - data;
-	enum reason why = NO_REAL;
-	__u64 beside = 0;
-	struct real_tally *rt;
-	struct real *r;
-	void *l4;
+	struct flow flow = {.real = c->index, .epoch = c->real->epoch, .seen = bpf_ktime_get_coarse_ns()};
+	__u32 zero = 0;
+	struct guard *g = bpf_map_lookup_elem(&guards, &zero);
 
-	if ((void *)(eth + 1) > end)
-		return XDP_PASS;
-	if (!explain) {
-		__u32 at = ctx->ingress_ifindex % MAX_LINKS;
-		struct link *l = bpf_map_lookup_elem(&links, &at);
-
-		if (!l || l->ifindex != ctx->ingress_ifindex || __builtin_memcmp(eth->h_dest, l->mac, 6))
-			return XDP_PASS;
+	if (!g)
+		return;
+	if (flow.seen - g->since >= SECOND) {
+		g->since = flow.seen;
+		g->count = 0;
 	}
-	if (eth->h_proto == bpf_htons(ETH_P_IP)) {
-		struct iphdr *ip = (void *)(eth + 1);
-		struct vip4_key k = {};
-
-		if ((void *)(ip + 1) > end || ip->ihl != 5 || ip->frag_off & bpf_htons(0x3fff))
-			return XDP_PASS;
-		p.proto = ip->protocol;
-		l4 = ip + 1;
-		if (l4 + 8 > end || (p.proto != IPPROTO_TCP && p.proto != IPPROTO_UDP))
-			return XDP_PASS;
-		p.flow.addr[0] = ip->saddr;
-		p.flow.ports = *(__be32 *)l4;
-		k.addr = ip->daddr;
-		k.port = ((__be16 *)l4)[1];
-		k.proto = p.proto;
-		v = bpf_map_lookup_elem(&vips4, &k);
-		if (!v) {
-			k.port = 0;
-			v = bpf_map_lookup_elem(&vips4, &k);
-		}
-	} else if (eth->h_proto == bpf_htons(ETH_P_IPV6)) {
-		struct ipv6hdr *ip = (void *)(eth + 1);
-		struct vip6_key k = {};
-
-		if ((void *)(ip + 1) > end)
-			return XDP_PASS;
-		p.proto = ip->nexthdr;
-		l4 = ip + 1;
-		if (l4 + 8 > end || (p.proto != IPPROTO_TCP && p.proto != IPPROTO_UDP))
-			return XDP_PASS;
-		__builtin_memcpy(p.flow.addr, &ip->saddr, 16);
-		p.flow.ports = *(__be32 *)l4;
-		__builtin_memcpy(k.addr, &ip->daddr, 16);
-		k.port = ((__be16 *)l4)[1];
-		k.proto = p.proto;
-		v = bpf_map_lookup_elem(&vips6, &k);
-		if (!v) {
-			k.port = 0;
-			v = bpf_map_lookup_elem(&vips6, &k);
-		}
-	} else {
-		return XDP_PASS;
+	if (g->count >= new_flows_per_cpu) {
+		c->beside |= 1ULL << UNLEARNED;
+		return;
 	}
-	if (!v)
-		return XDP_PASS;
-	p.flow.vip = v->serial;
-	if (p.proto == IPPROTO_TCP) {
-		struct tcphdr *tcp = l4;
-
-		if ((void *)(tcp + 1) > end || tcp->doff < 5)
-			return XDP_PASS;
-		p.syn = tcp->syn && !tcp->ack;
-		p.payload = (void *)(tcp + 1);
-		p.options = tcp->doff * 4 - 20;
-		p.offset = p.payload - (__u8 *)data;
-	} else {
-		p.payload = l4 + 8;
-	}
-	r = choose(ctx, &p, v, !explain, &index, &why, &beside);
-	if (explain) {
-		struct answer *a = bpf_map_lookup_elem(&answers, &zero);
-
-		if (a) {
-			a->beside = beside | 1ULL << why | 1ULL << 63;
-			a->vip = v->number;
-			a->real = r ? index : 0;
-		}
-		return !r ? XDP_DROP : r->flags & REAL_LOCAL ? XDP_PASS : XDP_TX;
-	}
-	if (beside & 1ULL << UNKNOWN_ID)
-		count(v->number, UNKNOWN_ID, 0, false);
-	if (beside & 1ULL << DEAD_ID)
-		count(v->number, DEAD_ID, 0, false);
-	if (!r) {
-		count(v->number, NO_REAL, 0, false);
-		return XDP_DROP;
-	}
-	rt = bpf_map_lookup_elem(&real_tallies, &index);
-	if (rt) {
-		rt->packets++;
-		rt->octets += octets;
-		rt->flows += why == BY_RING;
-	}
-	count(v->number, why, octets, r->flags & REAL_LOCAL);
-	if (r->flags & REAL_LOCAL) {
-		count(v->number, LOCAL, 0, false);
-		return XDP_PASS;
-	}
-	if (!(r->flags & REAL_NEIGHBOUR)) {
-		count(v->number, NO_NEIGHBOUR, 0, false);
-		return XDP_DROP;
-	}
-	__builtin_memcpy(eth->h_dest, r->mac, 6);
-	__builtin_memcpy(eth->h_source, r->source, 6);
-	if (r->ifindex == ctx->ingress_ifindex)
-		return XDP_TX;
-	return bpf_redirect(r->ifindex, 0);
+	g->count++;
+	bpf_map_update_elem(&flows, &p->flow, &flow, BPF_ANY);
 }
 
-SEC("xdp")
+static __always_inline bool choose(struct xdp_md *ctx, const struct packet *p, struct choice *c, bool effects)
+{
+	const struct tcphdr *tcp = p->l4;
+	bool opening = false, reset = false;
+	__u32 id = 0;
+
+	/* The bound again: the verifier has lost it by here. */
+	if (p->proto == IPPROTO_TCP && !p->icmp && (void *)(tcp + 1) <= p->end) {
+		opening = tcp->syn;
+		reset = tcp->rst;
+		if (table_first && !opening && by_table(p, c, false, effects))
+			return true;
+		/* Before the SYN-ACK a client cannot know the server. */
+		if (!opening)
+			id = option_server(ctx, p);
+		if (id && by_id(id, c, BY_OPTION))
+			return true;
+	} else if (p->vip->flags & VIP_QUIC && !p->icmp) {
+		id = quic_server(p, &opening);
+		if (id && by_id(id, c, BY_CID))
+			return true;
+	}
+	if (by_table(p, c, opening, effects))
+		return true;
+	if (!by_ring(p, c)) {
+		c->real = NULL;
+		c->index = 0;
+		c->why = NO_REAL;
+		return false;
+	}
+	if (effects && !p->icmp && !reset)
+		learn(p, c);
+	return true;
+}
+
+static __always_inline void count(struct tally *t, __u32 reason)
+{
+	barrier_var(reason); /* or the compiler drops a bound that the verifier wants */
+	if (reason < REASONS)
+		t->packets[reason]++;
+}
+
+static __always_inline void count_choice(struct xdp_md *ctx, const struct packet *p, const struct choice *c, __u32 problem)
+{
+	struct tally *t = bpf_map_lookup_elem(&tallies, &p->vip->number);
+	struct real_tally *of_real;
+	__u64 octets;
+
+	if (!t)
+		return;
+	count(t, c->why);
+	if (c->beside & 1ULL << UNKNOWN_ID)
+		count(t, UNKNOWN_ID);
+	if (c->beside & 1ULL << DEAD_ID)
+		count(t, DEAD_ID);
+	if (c->beside & 1ULL << UNLEARNED)
+		count(t, UNLEARNED);
+	count(t, problem);
+	if (!c->real || (problem != PARSED && problem != FIB && problem != LOCAL))
+		return;
+	octets = bpf_xdp_get_buff_len(ctx);
+	t->octets += octets;
+	if (problem == LOCAL)
+		t->local_octets += octets;
+	of_real = bpf_map_lookup_elem(&real_tallies, &c->index);
+	if (!of_real)
+		return;
+	of_real->packets++;
+	of_real->octets += octets;
+	of_real->flows += c->why == BY_RING;
+}
+
+/* A frame that is for the address of a VIP, and not for the VIP. */
+static __always_inline int leave_alone(__u32 why, bool effects)
+{
+	__u32 nobody = 0;
+	struct tally *t;
+	struct answer *a;
+
+	if (why == NOT_OURS)
+		return XDP_PASS;
+	if (effects) {
+		t = bpf_map_lookup_elem(&tallies, &nobody);
+		if (t)
+			count(t, why);
+	} else {
+		a = bpf_map_lookup_elem(&answers, &nobody);
+		if (a)
+			a->beside = 1ULL << why;
+	}
+	return XDP_PASS;
+}
+
+static __always_inline int run(struct xdp_md *ctx, bool effects)
+{
+	struct packet p = {.end = (void *)(long)ctx->data_end};
+	struct ethhdr *eth = (void *)(long)ctx->data;
+	__u32 why, problem = PARSED, zero = 0;
+	struct choice c = {};
+	struct answer *a;
+	int verdict;
+
+	if ((void *)(eth + 1) > p.end)
+		return XDP_PASS;
+	if (eth->h_proto == bpf_htons(ETH_P_IP))
+		why = read_ipv4(ctx, eth, &p, effects);
+	else if (eth->h_proto == bpf_htons(ETH_P_IPV6))
+		why = read_ipv6(ctx, eth, &p, effects);
+	else
+		return XDP_PASS;
+	if (why != PARSED)
+		return leave_alone(why, effects);
+	p.flow.vip = p.vip->serial;
+	if (!choose(ctx, &p, &c, effects)) {
+		verdict = XDP_DROP;
+	} else if (c.real->flags & REAL_LOCAL) {
+		problem = LOCAL;
+		verdict = XDP_PASS;
+	} else {
+		verdict = forward(ctx, c.real, &problem);
+	}
+	if (effects) {
+		count_choice(ctx, &p, &c, problem);
+		return verdict;
+	}
+	a = bpf_map_lookup_elem(&answers, &zero);
+	if (a) {
+		a->beside = c.beside | 1ULL << c.why | (problem < REASONS ? 1ULL << problem : 0);
+		a->vip = p.vip->number;
+		a->real = c.index;
+	}
+	return verdict;
+}
+
+SEC("xdp.frags")
 int balance(struct xdp_md *ctx)
+{
+	return run(ctx, true);
+}
+
+/* Says what would become of a packet, and does nothing else. */
+SEC("xdp.frags")
+int explain(struct xdp_md *ctx)
 {
 	return run(ctx, false);
 }
 
-SEC("xdp")
-int explain(struct xdp_md *ctx)
-{
-	return run(ctx, true);
-}
+char _license[] SEC("license") = "Dual BSD/GPL";

@@ -6,7 +6,7 @@
 // packet in between that no program sees.
 package xdp
 
-//go:generate go tool bpf2go -target bpfel -type vip -type real -type answer -type tally -type real_tally -type link -type reason -type vip_flag -type real_flag xdp xdp.c -- -O2 -g -Wall -Werror -idirafter /usr/include/x86_64-linux-gnu
+//go:generate go tool bpf2go -target bpfel -type vip -type real -type answer -type tally -type real_tally -type link -type reason -type vip_flag -type real_flag -type vip_filter xdp xdp.c -- -I../include -O2 -g -Wall -Werror -idirafter /usr/include/x86_64-linux-gnu
 
 import (
 	"errors"
@@ -19,6 +19,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/bpf/cidkeys"
 )
 
 // The sizes of the tables. Real 0 is nobody.
@@ -60,6 +62,13 @@ type Options struct {
 	Dir string
 	// RingSize is the number of slots of every ring.
 	RingSize int
+	// NewFlowsPerCPU bounds what the connection table learns in a second on each
+	// CPU. Defaults to a sixteenth of the CPU's share of the table, so that a flood
+	// takes that many seconds to push out what was there.
+	NewFlowsPerCPU int
+	// HostOrder reads the TCP option as fleets of little-endian hosts write it
+	// that do not convert to network order.
+	HostOrder bool
 }
 
 // Balancer is the program with its tables. Its methods may be called from any
@@ -68,13 +77,14 @@ type Balancer struct {
 	dir  string
 	objs xdpObjects
 	ring *ebpf.MapSpec
+	spec *ebpf.CollectionSpec
 
 	mu      sync.Mutex
 	sources map[int]source // MAC addresses of interfaces
 }
 
 // layout names the version of what is pinned.
-const layout = "xdp-v1"
+const layout = "xdp-v2"
 
 // Open loads the program with the tables that are pinned, or new ones.
 func Open(o Options) (*Balancer, error) {
@@ -89,7 +99,21 @@ func Open(o Options) (*Balancer, error) {
 	if err := spec.Variables["ring_size"].Set(uint32(o.RingSize)); err != nil {
 		return nil, err
 	}
+	if o.NewFlowsPerCPU == 0 {
+		cpus, err := ebpf.PossibleCPU()
+		if err != nil {
+			return nil, err
+		}
+		o.NewFlowsPerCPU = int(spec.Maps["flows"].MaxEntries) / cpus / 16
+	}
+	if err := errors.Join(
+		spec.Variables["new_flows_per_cpu"].Set(uint32(o.NewFlowsPerCPU)),
+		spec.Variables["host_order"].Set(o.HostOrder),
+	); err != nil {
+		return nil, err
+	}
 	b.ring = spec.Maps["rings"].InnerMap
+	b.spec = spec
 	b.ring.MaxEntries = uint32(o.RingSize)
 	for name, m := range spec.Maps {
 		switch name {
@@ -110,6 +134,9 @@ func (b *Balancer) Close() error { return b.objs.Close() }
 // RemoveAll takes everything away that is pinned below a directory: the program
 // off its interfaces, and its tables.
 func RemoveAll(dir string) error { return os.RemoveAll(filepath.Join(dir, layout)) }
+
+// Keys are those of encrypted connection IDs.
+func (b *Balancer) Keys() *cidkeys.Table { return cidkeys.Of(b.objs.CidKeys) }
 
 // addrOf is an address as it stands in packets, IPv4 in the first word.
 func addrOf(a netip.Addr) (words [4]uint32) {
@@ -139,6 +166,15 @@ func (b *Balancer) SetReal(index uint32, r Real) error {
 		return err
 	}
 	e.Addr, e.Mac, e.Ifindex, e.Epoch = addrOf(r.Addr), r.MAC, uint32(r.Ifindex), old.Epoch
+	if old.Addr != [4]uint32{} && old.Addr != e.Addr {
+		e.Epoch++ // another node: what is remembered of the one before is over
+	}
+	if r.Ifindex != 0 {
+		// EINVAL: there is no such interface, or no more. Packets will count as no_device.
+		if err := b.objs.Devices.Put(e.Ifindex, e.Ifindex); err != nil && !errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("send by interface %d: %w", r.Ifindex, err)
+		}
+	}
 	if r.Addr.Is6() {
 		e.Flags |= uint32(xdpRealFlagREAL_IPV6)
 	}
@@ -255,6 +291,10 @@ func (b *Balancer) SetVIP(v VIP, to VIPEntry) error {
 	if to.KatranIDs {
 		e.Flags |= uint32(xdpVipFlagVIP_KATRAN)
 	}
+	// The filter first: between the two writes packets find no VIP, and pass as before.
+	if err := b.setFilter(v.Addr); err != nil {
+		return err
+	}
 	return m.Put(key, e)
 }
 
@@ -293,8 +333,13 @@ func (b *Balancer) eachVIP(f func(VIP, xdpVip)) error {
 
 // DeleteVIP has a VIP's packets pass.
 func (b *Balancer) DeleteVIP(v VIP) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	m, key := b.table(v)
-	return gone(m.Delete(key))
+	if err := gone(m.Delete(key)); err != nil {
+		return err
+	}
+	return b.setFilter()
 }
 
 // Held is what the tables hold.

@@ -20,6 +20,12 @@ type xdpAnswer struct {
 	Real   uint32
 }
 
+type xdpCidKey struct {
+	_         structs.HostLayout
+	Set       uint32
+	RoundKeys [44]uint32
+}
+
 type xdpFlow struct {
 	_     structs.HostLayout
 	Real  uint32
@@ -32,6 +38,12 @@ type xdpFlowKey struct {
 	Addr  [4]uint32
 	Ports uint32
 	Vip   uint32
+}
+
+type xdpGuard struct {
+	_     structs.HostLayout
+	Since uint64
+	Count uint64
 }
 
 type xdpLink struct {
@@ -72,21 +84,33 @@ type xdpRealTally struct {
 type xdpReason uint32
 
 const (
-	xdpReasonBY_CID       xdpReason = 0
-	xdpReasonBY_OPTION    xdpReason = 1
-	xdpReasonBY_TABLE     xdpReason = 2
-	xdpReasonBY_RING      xdpReason = 3
-	xdpReasonNO_REAL      xdpReason = 4
-	xdpReasonUNKNOWN_ID   xdpReason = 5
-	xdpReasonDEAD_ID      xdpReason = 6
-	xdpReasonLOCAL        xdpReason = 7
-	xdpReasonNO_NEIGHBOUR xdpReason = 8
-	xdpReasonREASONS      xdpReason = 9
+	xdpReasonBY_CID         xdpReason = 0
+	xdpReasonBY_OPTION      xdpReason = 1
+	xdpReasonBY_TABLE       xdpReason = 2
+	xdpReasonBY_RING        xdpReason = 3
+	xdpReasonBY_ICMP        xdpReason = 4
+	xdpReasonNO_REAL        xdpReason = 5
+	xdpReasonUNKNOWN_ID     xdpReason = 6
+	xdpReasonDEAD_ID        xdpReason = 7
+	xdpReasonUNLEARNED      xdpReason = 8
+	xdpReasonLOCAL          xdpReason = 9
+	xdpReasonNO_NEIGHBOUR   xdpReason = 10
+	xdpReasonNO_ROUTE       xdpReason = 11
+	xdpReasonNO_FORWARDING  xdpReason = 12
+	xdpReasonTOO_LONG       xdpReason = 13
+	xdpReasonNO_DEVICE      xdpReason = 14
+	xdpReasonFIB            xdpReason = 15
+	xdpReasonOTHER_PORT     xdpReason = 16
+	xdpReasonOTHER_PROTOCOL xdpReason = 17
+	xdpReasonFRAGMENT       xdpReason = 18
+	xdpReasonMALFORMED      xdpReason = 19
+	xdpReasonOTHER_HOST     xdpReason = 20
+	xdpReasonREASONS        xdpReason = 21
 )
 
 type xdpTally struct {
 	_           structs.HostLayout
-	Packets     [9]uint64
+	Packets     [21]uint64
 	Octets      uint64
 	LocalOctets uint64
 }
@@ -115,6 +139,11 @@ type xdpVip6Key struct {
 	Pad   uint8
 }
 
+type xdpVipFilter struct {
+	_     structs.HostLayout
+	Words [64]uint64
+}
+
 type xdpVipFlag uint32
 
 const (
@@ -127,7 +156,11 @@ const (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	xdpMapAnswers        = "answers"
+	xdpMapCidKeys        = "cid_keys"
+	xdpMapDevices        = "devices"
+	xdpMapFilter         = "filter"
 	xdpMapFlows          = "flows"
+	xdpMapGuards         = "guards"
 	xdpMapLinks          = "links"
 	xdpMapRealTallies    = "real_tallies"
 	xdpMapReals          = "reals"
@@ -141,7 +174,10 @@ const (
 	xdpVarExportRealFlag = "export_real_flag"
 	xdpVarExportReason   = "export_reason"
 	xdpVarExportVipFlag  = "export_vip_flag"
+	xdpVarHostOrder      = "host_order"
+	xdpVarNewFlowsPerCpu = "new_flows_per_cpu"
 	xdpVarRingSize       = "ring_size"
+	xdpVarTableFirst     = "table_first"
 	xdpVarUdpIdle        = "udp_idle"
 )
 
@@ -196,7 +232,11 @@ type xdpProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type xdpMapSpecs struct {
 	Answers     *ebpf.MapSpec `ebpf:"answers"`
+	CidKeys     *ebpf.MapSpec `ebpf:"cid_keys"`
+	Devices     *ebpf.MapSpec `ebpf:"devices"`
+	Filter      *ebpf.MapSpec `ebpf:"filter"`
 	Flows       *ebpf.MapSpec `ebpf:"flows"`
+	Guards      *ebpf.MapSpec `ebpf:"guards"`
 	Links       *ebpf.MapSpec `ebpf:"links"`
 	RealTallies *ebpf.MapSpec `ebpf:"real_tallies"`
 	Reals       *ebpf.MapSpec `ebpf:"reals"`
@@ -214,7 +254,10 @@ type xdpVariableSpecs struct {
 	ExportRealFlag *ebpf.VariableSpec `ebpf:"export_real_flag"`
 	ExportReason   *ebpf.VariableSpec `ebpf:"export_reason"`
 	ExportVipFlag  *ebpf.VariableSpec `ebpf:"export_vip_flag"`
+	HostOrder      *ebpf.VariableSpec `ebpf:"host_order"`
+	NewFlowsPerCpu *ebpf.VariableSpec `ebpf:"new_flows_per_cpu"`
 	RingSize       *ebpf.VariableSpec `ebpf:"ring_size"`
+	TableFirst     *ebpf.VariableSpec `ebpf:"table_first"`
 	UdpIdle        *ebpf.VariableSpec `ebpf:"udp_idle"`
 }
 
@@ -239,7 +282,11 @@ func (o *xdpObjects) Close() error {
 // It can be passed to loadXdpObjects or ebpf.CollectionSpec.LoadAndAssign.
 type xdpMaps struct {
 	Answers     *ebpf.Map `ebpf:"answers"`
+	CidKeys     *ebpf.Map `ebpf:"cid_keys"`
+	Devices     *ebpf.Map `ebpf:"devices"`
+	Filter      *ebpf.Map `ebpf:"filter"`
 	Flows       *ebpf.Map `ebpf:"flows"`
+	Guards      *ebpf.Map `ebpf:"guards"`
 	Links       *ebpf.Map `ebpf:"links"`
 	RealTallies *ebpf.Map `ebpf:"real_tallies"`
 	Reals       *ebpf.Map `ebpf:"reals"`
@@ -253,7 +300,11 @@ type xdpMaps struct {
 func (m *xdpMaps) Close() error {
 	return _XdpClose(
 		m.Answers,
+		m.CidKeys,
+		m.Devices,
+		m.Filter,
 		m.Flows,
+		m.Guards,
 		m.Links,
 		m.RealTallies,
 		m.Reals,
@@ -272,7 +323,10 @@ type xdpVariables struct {
 	ExportRealFlag *ebpf.Variable `ebpf:"export_real_flag"`
 	ExportReason   *ebpf.Variable `ebpf:"export_reason"`
 	ExportVipFlag  *ebpf.Variable `ebpf:"export_vip_flag"`
+	HostOrder      *ebpf.Variable `ebpf:"host_order"`
+	NewFlowsPerCpu *ebpf.Variable `ebpf:"new_flows_per_cpu"`
 	RingSize       *ebpf.Variable `ebpf:"ring_size"`
+	TableFirst     *ebpf.Variable `ebpf:"table_first"`
 	UdpIdle        *ebpf.Variable `ebpf:"udp_idle"`
 }
 

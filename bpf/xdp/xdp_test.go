@@ -51,6 +51,7 @@ func open(t *testing.T) *Balancer {
 		must(b.SetReal(uint32(i+1), Real{Addr: netip.AddrFrom4([4]byte{10, 2, 0, byte(i + 1)}), MAC: mac, Ifindex: loopback}))
 	}
 	must(b.SetServerID(42, 2))
+	must(b.Keys().Set(1, key1))
 	table := make([]uint32, 251)
 	for i := range table {
 		table[i] = 1
@@ -124,6 +125,43 @@ func short(server uint32) []byte {
 	return udp(append(append([]byte{0x40}, cid(server)...), make([]byte, 24)...))
 }
 
+// encrypted is short under the key of config 1.
+func encrypted(server uint32) []byte {
+	keys, err := quicid.NewKeys(map[quicid.Config]quicid.Key{1: key1})
+	if err != nil {
+		panic(err)
+	}
+	var c [quicid.Len]byte
+	keys.Encode(&c, 1, quicid.ID{ServerID: server, Slot: 3}, [quicid.RandomLen]byte{9})
+	return udp(append(append([]byte{0x40}, c[:]...), make([]byte, 24)...))
+}
+
+var key1 = quicid.Key{7, 7, 7}
+
+// about4 is the start of a packet from the VIP to the client, as an ICMP error repeats it.
+func about4(proto byte, from, to uint16) []byte {
+	h := make([]byte, 20)
+	h[0], h[9] = 0x45, proto
+	copy(h[12:], vip4.AsSlice())
+	copy(h[16:], client4.AsSlice())
+	h = binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(h, from), to)
+	return append(h, 0, 0, 0, 0)
+}
+
+// icmp4 is a message from a router on the way.
+func icmp4(kind byte, about []byte) []byte {
+	f := frame(vip4, 1, 0, nil)[:14+20]
+	copy(f[14+12:], []byte{198, 51, 100, 1})
+	return append(append(f, kind, 0, 0, 0, 0, 0, 0, 0), about...)
+}
+
+// withIPOptions puts an option of four octets into the IP header.
+func withIPOptions(f []byte) []byte {
+	with := append(append(bytes.Clone(f[:34]), 1, 1, 1, 0), f[34:]...)
+	with[14] = 0x46
+	return with
+}
+
 // long is a packet with a long header and a connection ID.
 func long(first byte, version uint32, server uint32) []byte {
 	b := append(binary.BigEndian.AppendUint32([]byte{first}, version), quicid.Len)
@@ -153,7 +191,7 @@ func TestPackets(t *testing.T) {
 	}{
 		{"SYN by the ring", frame(vip4, isTCP, 443, tcp(syn)), 1, "ring"},
 		{"its flow by the table", frame(vip4, isTCP, 443, tcp(ack)), 1, "table"},
-		{"a SYN never by the option", frame(vip4, isTCP, 443, tcp(syn, optionOf(42)...)), 1, "ring"},
+		{"a SYN never by the option", frame(vip4, isTCP, 443, tcp(syn, optionOf(42)...)), 1, "table"},
 		{"by the option", frame(vip4, isTCP, 443, tcp(ack, optionOf(42)...)), 2, "option"},
 		{"by the option at the very end", frame(vip4, isTCP, 443, tcp(ack, append(nops[:34:34], optionOf(42)[2:]...)...)), 2, "option"},
 		{"unknown id", frame(vip4, isTCP, 443, tcp(ack, optionOf(99)...)), 1, "table unknown_id"},
@@ -165,24 +203,36 @@ func TestPackets(t *testing.T) {
 		{"QUIC of an unknown server", frame(vip4, isUDP, 443, short(99)), 1, "ring unknown_id"},
 		{"a Handshake by its ID", frame(vip4, isUDP, 443, long(0xe0, 1, 42)), 2, "cid"},
 		{"a Handshake of version 2", frame(vip4, isUDP, 443, long(0xf0, 0x6b3343cf, 42)), 2, "cid"},
-		{"an Initial never by its ID", frame(vip4, isUDP, 443, long(0xc0, 1, 42)), 1, "table"},
-		{"0-RTT of version 2 never by its ID", frame(vip4, isUDP, 443, long(0xe0, 0x6b3343cf, 42)), 1, "table"},
+		{"an Initial that answers the server's", frame(vip4, isUDP, 443, long(0xc0, 1, 42)), 2, "cid"},
+		{"an Initial of an unknown server", frame(vip4, isUDP, 443, long(0xc0, 1, 99)), 1, "table unknown_id"},
+		{"an encrypted ID", frame(vip4, isUDP, 443, encrypted(42)), 2, "cid"},
+		{"encrypted under a key that is not there", frame(vip4, isUDP, 443, damaged(encrypted(42), 5, 0x50)), 1, "table"},
+		{"a datagram that lies about its length", frame(vip4, isUDP, 443, damaged(short(42), 1, 20)), 1, "table"},
+		{"an unreachable port of a flow", frame(vip4, 1, 0, nil), 0, "malformed"},
+		{"an ICMP error about a TCP flow", icmp4(3, about4(isTCP, 443, 40000)), 1, "icmp"},
+		{"an ICMP error about a UDP flow", icmp4(11, about4(isUDP, 443, 40000)), 1, "icmp"},
+		{"an ICMP error about another port", icmp4(3, about4(isTCP, 80, 40000)), 0, "other_port"},
+		{"an ICMP error cut off", icmp4(3, about4(isTCP, 443, 40000)[:20]), 0, "malformed"},
+		{"an ICMP echo", icmp4(8, about4(isTCP, 443, 40000)), 0, "other_protocol"},
+		{"IP options", withIPOptions(frame(vip4, isTCP, 443, tcp(ack, optionOf(42)...))), 2, "option"},
 		{"a datagram without any ID", frame(vip4, isUDP, 443, udp([]byte("x"))), 1, "table"},
 		{"IPv6, any port", frame(vip6, isTCP, 8443, tcp(syn)), 1, "ring"},
 		{"IPv6 by the option", frame(vip6, isTCP, 1, tcp(ack, optionOf(42)...)), 2, "option"},
 
-		{"another port", frame(vip4, isTCP, 80, tcp(syn)), 0, ""},
+		{"another port", frame(vip4, isTCP, 80, tcp(syn)), 0, "other_port"},
 		{"another address", frame(netip.MustParseAddr("10.9.0.2"), isTCP, 443, tcp(syn)), 0, ""},
-		{"IPv6, UDP", frame(vip6, isUDP, 443, udp(nil)), 0, ""},
-		{"ICMP", frame(vip4, 1, 443, tcp(0)), 0, ""},
-		{"a fragment", damaged(frame(vip4, isTCP, 443, tcp(syn)), 14+6, 0x20), 0, ""},
-		{"a later fragment", damaged(frame(vip4, isTCP, 443, tcp(syn)), 14+7, 1), 0, ""},
-		{"IP options", damaged(frame(vip4, isTCP, 443, tcp(syn)), 14, 0x46), 0, ""},
-		{"a short TCP header", damaged(frame(vip4, isTCP, 443, tcp(syn)), 14+20+12, 0x40), 0, ""},
-		{"cut off in the TCP header", frame(vip4, isTCP, 443, tcp(syn))[:14+20+19], 0, ""},
-		{"cut off in the ports", frame(vip4, isTCP, 443, tcp(syn))[:14+20+3], 0, ""},
+		{"IPv6, UDP", frame(vip6, isUDP, 443, udp(nil)), 0, "other_port"},
+		{"IPv6, hop by hop", frame(vip6, 0, 443, tcp(syn)), 0, "other_protocol"},
+		{"IPv6, a fragment", frame(vip6, 44, 443, tcp(syn)), 0, "fragment"},
+		{"a fragment", damaged(frame(vip4, isTCP, 443, tcp(syn)), 14+6, 0x20), 0, "fragment"},
+		{"a later fragment", damaged(frame(vip4, isTCP, 443, tcp(syn)), 14+7, 1), 0, "fragment"},
+		{"a header shorter than any", damaged(frame(vip4, isTCP, 443, tcp(syn)), 14, 0x44), 0, "malformed"},
+		{"a short TCP header", damaged(frame(vip4, isTCP, 443, tcp(syn)), 14+20+12, 0x40), 0, "malformed"},
+		{"cut off in the TCP header", frame(vip4, isTCP, 443, tcp(syn))[:14+20+19], 0, "malformed"},
+		{"cut off in the ports", frame(vip4, isTCP, 443, tcp(syn))[:14+20+3], 0, "malformed"},
 		{"a VLAN", damaged(damaged(frame(vip4, isTCP, 443, tcp(syn)), 12, 0x81), 13, 0), 0, ""},
-		{"a frame for another host", damaged(frame(vip4, isTCP, 443, tcp(syn)), 5, 9), 0, ""},
+		{"two VLANs", damaged(damaged(frame(vip4, isTCP, 443, tcp(syn)), 12, 0x88), 13, 0xa8), 0, ""},
+		{"a frame for another host", damaged(frame(vip4, isTCP, 443, tcp(syn)), 5, 9), 0, "other_host"},
 	} {
 		before := counted(t, b)
 		verdict, out, err := b.objs.Balance.Test(test.in)
@@ -226,6 +276,9 @@ func counted(t *testing.T, b *Balancer) map[string]uint64 {
 		for reason, n := range v.Reasons {
 			all[reason] += n
 		}
+	}
+	for reason, n := range c.Others {
+		all[reason] += n
 	}
 	return all
 }

@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+#pragma once
+
+/* What the balancer reads of a frame, before it knows whether a VIP has the port.
+ * Each function says PARSED, or the reason for which the frame is left alone;
+ * NOT_OURS is the one that is not worth counting. */
+
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+#include <bpf/bpf_endian.h>
+
+#include "tables.h"
+
+#define PARSED REASONS
+#define NOT_OURS (REASONS + 1)
+
+#define IP_NOT_WHOLE bpf_htons(0x3fff) /* more fragments, or an offset */
+#define IP_OFFSET bpf_htons(0x1fff)
+
+/* ICMP errors (RFC 792, RFC 4443 section 2.1), and what stands before the packet
+ * that they are about. */
+#define UNREACHABLE 3
+#define TIME_EXCEEDED 11
+#define PARAMETER_PROBLEM 12
+#define V6_UNREACHABLE 1
+#define V6_PARAMETER_PROBLEM 4
+
+struct icmp_head {
+	__u8 type, code;
+	__u16 checksum;
+	__u32 rest;
+};
+
+struct packet {
+	struct flow_key flow; /* of an ICMP error: the flow's that it is about */
+	struct vip *vip;
+	void *l4, *end;
+	__u8 proto;
+	bool icmp;
+};
+
+/* Finalizer of MurmurHash3, 64 bits wide (public domain). */
+static __always_inline __u64 mix(__u64 h)
+{
+	h ^= h >> 33;
+	h *= 0xff51afd7ed558ccdULL;
+	h ^= h >> 33;
+	h *= 0xc4ceb9fe1a85ec53ULL;
+	return h ^ h >> 33;
+}
+
+/* The same on every balancer, whatever their indexes: a flow that comes to another
+ * one finds the same slot of the same ring. */
+static __always_inline __u32 flow_hash(const struct flow_key *f)
+{
+	__u64 first = (__u64)f->addr[1] << 32 | f->addr[0], second = (__u64)f->addr[3] << 32 | f->addr[2];
+
+	return mix(first ^ second * 0x9e3779b97f4a7c15ULL ^ (__u64)f->ports << 32) >> 32;
+}
+
+static __always_inline bool may_be_vip(__u32 folded)
+{
+	__u32 zero = 0, bit = folded * 0x9e3779b1 >> 20;
+	struct vip_filter *f = bpf_map_lookup_elem(&filter, &zero);
+
+	return f && f->words[bit / 64 % FILTER_WORDS] >> (bit % 64) & 1;
+}
+
+static __always_inline bool for_us(struct xdp_md *ctx, const struct ethhdr *eth)
+{
+	__u32 at = ctx->ingress_ifindex % MAX_LINKS;
+	struct link *l = bpf_map_lookup_elem(&links, &at);
+
+	return l && l->ifindex == ctx->ingress_ifindex && *(__u32 *)l->mac == *(__u32 *)eth->h_dest &&
+	       *(__u16 *)(l->mac + 4) == *(__u16 *)(eth->h_dest + 4);
+}
+
+/* Checks that the transport's header is there. Of the packet in an ICMP error as
+ * much is there as its sender has cared to repeat: eight octets at least. */
+static __always_inline bool has_transport(const struct packet *p)
+{
+	const struct tcphdr *tcp = p->l4;
+
+	if (p->l4 + 8 > p->end)
+		return false;
+	if (p->proto == IPPROTO_UDP || p->icmp)
+		return true;
+	return (void *)(tcp + 1) <= p->end && tcp->doff >= 5;
+}
+
+static __always_inline __be32 swapped(__be32 ports)
+{
+	return ports << 16 | ports >> 16;
+}
+
+static __always_inline __u32 read_ipv4(struct xdp_md *ctx, const struct ethhdr *eth, struct packet *p, bool effects)
+{
+	struct iphdr *ip = (void *)(eth + 1);
+	struct vip4_key key = {};
+	__be32 *ports;
+
+	if ((void *)(ip + 1) > p->end || !may_be_vip(ip->daddr))
+		return NOT_OURS;
+	if (effects && !for_us(ctx, eth))
+		return OTHER_HOST;
+	if (ip->version != 4 || ip->ihl < 5)
+		return MALFORMED;
+	if (ip->frag_off & IP_NOT_WHOLE)
+		return FRAGMENT;
+	key.addr = ip->daddr;
+	p->flow.addr[0] = ip->saddr;
+	p->proto = ip->protocol;
+	p->l4 = (void *)ip + ip->ihl * 4;
+	if (p->proto == IPPROTO_ICMP) {
+		struct icmp_head *icmp = p->l4;
+		struct iphdr *about = (void *)(icmp + 1);
+
+		if ((void *)(icmp + 1) > p->end)
+			return MALFORMED;
+		if (icmp->type != UNREACHABLE && icmp->type != TIME_EXCEEDED && icmp->type != PARAMETER_PROBLEM)
+			return OTHER_PROTOCOL;
+		if ((void *)(about + 1) > p->end || about->version != 4 || about->ihl < 5)
+			return MALFORMED;
+		if (about->saddr != ip->daddr)
+			return OTHER_PROTOCOL;
+		if (about->frag_off & IP_OFFSET)
+			return FRAGMENT;
+		p->icmp = true;
+		p->flow.addr[0] = about->daddr;
+		p->proto = about->protocol;
+		p->l4 = (void *)about + about->ihl * 4;
+	}
+	if (p->proto != IPPROTO_TCP && p->proto != IPPROTO_UDP)
+		return OTHER_PROTOCOL;
+	if (!has_transport(p))
+		return MALFORMED;
+	ports = p->l4;
+	p->flow.ports = p->icmp ? swapped(*ports) : *ports;
+	key.port = p->flow.ports >> 16;
+	key.proto = p->proto;
+	p->vip = bpf_map_lookup_elem(&vips4, &key);
+	if (p->vip)
+		return PARSED;
+	key.port = 0;
+	p->vip = bpf_map_lookup_elem(&vips4, &key);
+	return p->vip ? PARSED : OTHER_PORT;
+}
+
+static __always_inline void copy_address(__be32 to[4], const struct in6_addr *from)
+{
+	__builtin_memcpy(to, from, sizeof(*from));
+}
+
+static __always_inline __u32 read_ipv6(struct xdp_md *ctx, const struct ethhdr *eth, struct packet *p, bool effects)
+{
+	struct ipv6hdr *ip = (void *)(eth + 1);
+	struct vip6_key key = {};
+	__be32 *ports;
+
+	if ((void *)(ip + 1) > p->end)
+		return NOT_OURS;
+	copy_address(key.addr, &ip->daddr);
+	if (!may_be_vip(key.addr[0] ^ key.addr[1] ^ key.addr[2] ^ key.addr[3]))
+		return NOT_OURS;
+	if (effects && !for_us(ctx, eth))
+		return OTHER_HOST;
+	if (ip->version != 6)
+		return MALFORMED;
+	copy_address(p->flow.addr, &ip->saddr);
+	p->proto = ip->nexthdr;
+	p->l4 = ip + 1;
+	if (p->proto == IPPROTO_ICMPV6) {
+		struct icmp_head *icmp = p->l4;
+		struct ipv6hdr *about = (void *)(icmp + 1);
+
+		if ((void *)(icmp + 1) > p->end)
+			return MALFORMED;
+		if (icmp->type < V6_UNREACHABLE || icmp->type > V6_PARAMETER_PROBLEM)
+			return OTHER_PROTOCOL;
+		if ((void *)(about + 1) > p->end || about->version != 6)
+			return MALFORMED;
+		if (__builtin_memcmp(&about->saddr, key.addr, 16))
+			return OTHER_PROTOCOL;
+		p->icmp = true;
+		copy_address(p->flow.addr, &about->daddr);
+		p->proto = about->nexthdr;
+		p->l4 = about + 1;
+	}
+	if (p->proto == IPPROTO_FRAGMENT)
+		return FRAGMENT;
+	if (p->proto != IPPROTO_TCP && p->proto != IPPROTO_UDP)
+		return OTHER_PROTOCOL;
+	if (!has_transport(p))
+		return MALFORMED;
+	ports = p->l4;
+	p->flow.ports = p->icmp ? swapped(*ports) : *ports;
+	key.port = p->flow.ports >> 16;
+	key.proto = p->proto;
+	p->vip = bpf_map_lookup_elem(&vips6, &key);
+	if (p->vip)
+		return PARSED;
+	key.port = 0;
+	p->vip = bpf_map_lookup_elem(&vips6, &key);
+	return p->vip ? PARSED : OTHER_PORT;
+}
