@@ -57,8 +57,7 @@ func (b *Balancer) Attach(name string, ifindex int, generic bool) error {
 	pin := filepath.Join(b.dir, "link-"+name)
 	if old, err := link.LoadPinnedLink(pin, nil); err == nil {
 		defer old.Close()
-		info, err := old.Info()
-		if err == nil && info.XDP() != nil && info.XDP().Ifindex == uint32(ifindex) {
+		if hangsAt(old, ifindex) {
 			return old.Update(b.objs.Balance)
 		}
 		if err := old.Unpin(); err != nil { // of an interface that has gone
@@ -72,7 +71,7 @@ func (b *Balancer) Attach(name string, ifindex int, generic bool) error {
 	hung, err := link.AttachXDP(link.XDPOptions{Program: b.objs.Balance, Interface: ifindex, Flags: flags})
 	switch {
 	case errors.Is(err, unix.EBUSY), errors.Is(err, unix.EEXIST):
-		return ErrForeign
+		return b.takeOver(pin, ifindex)
 	case errors.Is(err, unix.EOPNOTSUPP) && !generic:
 		return ErrNoNative
 	case err != nil:

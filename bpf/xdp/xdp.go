@@ -83,9 +83,6 @@ type Balancer struct {
 	sources map[int]source // MAC addresses of interfaces
 }
 
-// layout names the version of what is pinned.
-const layout = "xdp-v2"
-
 // Open loads the program with the tables that are pinned, or new ones.
 func Open(o Options) (*Balancer, error) {
 	b := &Balancer{dir: filepath.Join(o.Dir, layout), sources: map[int]source{}}
@@ -122,8 +119,15 @@ func Open(o Options) (*Balancer, error) {
 			m.Pinning = ebpf.PinByName
 		}
 	}
+	then, err := b.carry()
+	if err != nil {
+		return nil, err
+	}
 	if err := spec.LoadAndAssign(&b.objs, &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: b.dir}}); err != nil {
 		return nil, fmt.Errorf("load the balancer's program: %w", err)
+	}
+	if err := errors.Join(then(), b.setFilter(), b.setDevices()); err != nil {
+		return nil, errors.Join(err, b.objs.Close())
 	}
 	return b, nil
 }
@@ -169,11 +173,8 @@ func (b *Balancer) SetReal(index uint32, r Real) error {
 	if old.Addr != [4]uint32{} && old.Addr != e.Addr {
 		e.Epoch++ // another node: what is remembered of the one before is over
 	}
-	if r.Ifindex != 0 {
-		// EINVAL: there is no such interface, or no more. Packets will count as no_device.
-		if err := b.objs.Devices.Put(e.Ifindex, e.Ifindex); err != nil && !errors.Is(err, unix.EINVAL) {
-			return fmt.Errorf("send by interface %d: %w", r.Ifindex, err)
-		}
+	if err := b.setDevice(e.Ifindex); err != nil {
+		return err
 	}
 	if r.Addr.Is6() {
 		e.Flags |= uint32(xdpRealFlagREAL_IPV6)
@@ -192,6 +193,35 @@ func (b *Balancer) SetReal(index uint32, r Real) error {
 		e.Flags |= uint32(xdpRealFlagREAL_NEIGHBOUR)
 	}
 	return b.objs.Reals.Put(index, e)
+}
+
+// setDevice lets frames leave by an interface.
+func (b *Balancer) setDevice(ifindex uint32) error {
+	if ifindex == 0 {
+		return nil
+	}
+	// EINVAL: there is no such interface, or no more. Packets will count as no_device.
+	if err := b.objs.Devices.Put(ifindex, ifindex); err != nil && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("send by interface %d: %w", ifindex, err)
+	}
+	return nil
+}
+
+// setDevices does so for every real: the kernel takes an interface out that goes,
+// and another may have its number since.
+func (b *Balancer) setDevices() error {
+	set := map[uint32]bool{}
+	var index uint32
+	var e xdpReal
+	var errs []error
+	it := b.objs.Reals.Iterate()
+	for it.Next(&index, &e) {
+		if !set[e.Ifindex] {
+			set[e.Ifindex] = true
+			errs = append(errs, b.setDevice(e.Ifindex))
+		}
+	}
+	return errors.Join(append(errs, it.Err())...)
 }
 
 // DeleteReal empties a place. What the connection table remembers of it is over:
@@ -340,59 +370,4 @@ func (b *Balancer) DeleteVIP(v VIP) error {
 		return err
 	}
 	return b.setFilter()
-}
-
-// Held is what the tables hold.
-type Held struct {
-	Reals     map[uint32]Real
-	ServerIDs map[uint32]uint32
-	VIPs      map[VIP]VIPEntry
-	Rings     []uint32
-}
-
-// Held reads the tables back.
-func (b *Balancer) Held() (Held, error) {
-	h := Held{map[uint32]Real{}, map[uint32]uint32{}, map[VIP]VIPEntry{}, nil}
-	var index uint32
-	var e xdpReal
-	reals := b.objs.Reals.Iterate()
-	for reals.Next(&index, &e) {
-		if e.Addr == [4]uint32{} {
-			continue
-		}
-		flag := func(f xdpRealFlag) bool { return e.Flags&uint32(f) != 0 }
-		h.Reals[index] = Real{
-			Addr: addrFrom(e.Addr, flag(xdpRealFlagREAL_IPV6)), MAC: e.Mac, Ifindex: int(e.Ifindex),
-			Local: flag(xdpRealFlagREAL_LOCAL), Down: !flag(xdpRealFlagREAL_UP), Drained: flag(xdpRealFlagREAL_DRAINING),
-		}
-	}
-	var id, to uint32
-	servers := b.objs.Servers.Iterate()
-	for servers.Next(&id, &to) {
-		h.ServerIDs[id] = to
-	}
-	rings := b.objs.Rings.Iterate()
-	for rings.Next(&id, &to) {
-		h.Rings = append(h.Rings, id)
-	}
-	err := b.eachVIP(func(v VIP, e xdpVip) {
-		h.VIPs[v] = VIPEntry{e.Ring, e.Flags&uint32(xdpVipFlagVIP_QUIC) != 0, e.Flags&uint32(xdpVipFlagVIP_KATRAN) != 0}
-	})
-	return h, errors.Join(reals.Err(), servers.Err(), rings.Err(), err)
-}
-
-// Ring reads a ring back.
-func (b *Balancer) Ring(id uint32) ([]uint32, error) {
-	var inner *ebpf.Map
-	if err := b.objs.Rings.Lookup(id, &inner); err != nil {
-		return nil, err
-	}
-	defer inner.Close()
-	slots, table := make([]uint32, inner.MaxEntries()), make([]uint32, inner.MaxEntries())
-	var at ebpf.MapBatchCursor
-	n, err := inner.BatchLookup(&at, slots, table, nil)
-	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) { // which says that this was all
-		return nil, err
-	}
-	return table[:n], nil
 }
