@@ -12,10 +12,10 @@ import (
 
 // layout names the version of what is pinned. A new shape of a table, or another
 // meaning of what is in one, is another version.
-const layout = "xdp-v2"
+const layout = "xdp-v3"
 
 // earlier are the layouts in which reals, VIPs and flows are what they are in this one.
-var earlier = []string{"xdp-v1"}
+var earlier = []string{"xdp-v1", "xdp-v2"}
 
 // carry brings over what a program of an earlier layout works by, while it goes on
 // working: reals and VIPs are copied, the connection table is shared. What else

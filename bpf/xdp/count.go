@@ -3,6 +3,7 @@ package xdp
 import (
 	"errors"
 	"fmt"
+	"maps"
 
 	"golang.org/x/sys/unix"
 )
@@ -94,10 +95,13 @@ func (b *Balancer) Counted() (Counts, error) {
 			c.Others[reasons[int(xdpReasonOTHER_PORT)+i]] += n
 		}
 	}
-	err := b.eachVIP(func(v VIP, e xdpVip) {
+	b.mu.Lock()
+	vips := maps.Clone(b.vips)
+	b.mu.Unlock()
+	for v, e := range vips {
 		if err := b.objs.Tallies.Lookup(e.Number, &tallies); err != nil {
 			errs = append(errs, err)
-			return
+			continue
 		}
 		sum := VIPCounts{Reasons: map[string]uint64{}}
 		for _, t := range tallies {
@@ -110,8 +114,7 @@ func (b *Balancer) Counted() (Counts, error) {
 			sum.Local += t.LocalOctets
 		}
 		c.VIPs[v] = sum
-	})
-	errs = append(errs, err)
+	}
 	var index uint32
 	var got []xdpRealTally
 	it := b.objs.RealTallies.Iterate()

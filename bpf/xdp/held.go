@@ -31,7 +31,17 @@ func (b *Balancer) Held() (Held, error) {
 		}
 	}
 	var id, to uint32
-	servers := b.objs.Servers.Iterate()
+	small := make([]uint32, b.objs.Servers.MaxEntries())
+	var at ebpf.MapBatchCursor
+	if _, err := b.objs.Servers.BatchLookup(&at, make([]uint32, len(small)), small, nil); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return h, err
+	}
+	for id, to := range small {
+		if to != 0 {
+			h.ServerIDs[uint32(id)] = to
+		}
+	}
+	servers := b.objs.LargeServers.Iterate()
 	for servers.Next(&id, &to) {
 		h.ServerIDs[id] = to
 	}
@@ -52,11 +62,15 @@ func (b *Balancer) Ring(id uint32) ([]uint32, error) {
 		return nil, err
 	}
 	defer inner.Close()
-	slots, table := make([]uint32, inner.MaxEntries()), make([]uint32, inner.MaxEntries())
+	elements := make([]slots, inner.MaxEntries())
 	var at ebpf.MapBatchCursor
-	n, err := inner.BatchLookup(&at, slots, table, nil)
+	_, err := inner.BatchLookup(&at, make([]uint32, len(elements)), elements, nil)
 	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) { // which says that this was all
 		return nil, err
 	}
-	return table[:n], nil
+	table := make([]uint32, b.ringSize)
+	for i := range table {
+		table[i] = uint32(elements[i/slotsPerElement][i%slotsPerElement])
+	}
+	return table, nil
 }

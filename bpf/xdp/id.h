@@ -66,7 +66,8 @@ static long next_option(__u32 n, struct walk *w)
 	if ((void *)(o + TCP_OPTION_LEN) > end || o[0] == 0)
 		return 1;
 	if (o[0] == 1) {
-		w->at = at + 1;
+		/* They come in pairs and, in bad faith, in fours. */
+		w->at = at + (*(__u32 *)o == 0x01010101 ? 4 : o[1] == 1 ? 2 : 1);
 		return 0;
 	}
 	if (o[0] == TCP_OPTION_SERVER && o[1] == TCP_OPTION_LEN) {

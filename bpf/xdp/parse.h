@@ -41,6 +41,7 @@ struct packet {
 	void *l4, *end;
 	__u8 proto;
 	bool icmp;
+	__u32 octets; /* of the frame, by its IP header's word */
 };
 
 /* Finalizer of MurmurHash3, 64 bits wide (public domain). */
@@ -75,8 +76,9 @@ static __always_inline bool for_us(struct xdp_md *ctx, const struct ethhdr *eth)
 	__u32 at = ctx->ingress_ifindex % MAX_LINKS;
 	struct link *l = bpf_map_lookup_elem(&links, &at);
 
-	return l && l->ifindex == ctx->ingress_ifindex && *(__u32 *)l->mac == *(__u32 *)eth->h_dest &&
-	       *(__u16 *)(l->mac + 4) == *(__u16 *)(eth->h_dest + 4);
+	/* What follows the address in the frame is shifted out. Volatile, since the
+	 * compiler reads packed structures octet by octet. */
+	return l && l->ifindex == ctx->ingress_ifindex && (*(volatile __u64 *)(void *)eth ^ *(__u64 *)l->mac) << 16 == 0;
 }
 
 /* Checks that the transport's header is there. Of the packet in an ICMP error as
@@ -90,6 +92,50 @@ static __always_inline bool has_transport(const struct packet *p)
 	if (p->proto == IPPROTO_UDP || p->icmp)
 		return true;
 	return (void *)(tcp + 1) <= p->end && tcp->doff >= 5;
+}
+
+static __always_inline __u32 fold(const __be32 addr[4])
+{
+	return addr[0] ^ addr[1] ^ addr[2] ^ addr[3];
+}
+
+static __always_inline struct front *front_of(__u64 key)
+{
+	__u32 at = key * 0x9e3779b97f4a7c15ULL >> FRONT_SHIFT;
+
+	return bpf_map_lookup_elem(&fronts, &at);
+}
+
+static __always_inline __u64 front_key4(const struct vip4_key *k)
+{
+	return (__u64)k->proto << 48 | (__u64)k->port << 32 | k->addr;
+}
+
+static __always_inline __u64 front_key6(const struct vip6_key *k)
+{
+	return 1ULL << 56 | (__u64)k->proto << 48 | (__u64)k->port << 32 | fold(k->addr);
+}
+
+static __always_inline struct vip *vip4(const struct vip4_key *k)
+{
+	__u64 key = front_key4(k);
+	struct front *f = front_of(key);
+
+	if (!f || !f->key)
+		return NULL;
+	return f->key == key ? &f->vip : bpf_map_lookup_elem(&vips4, k);
+}
+
+static __always_inline struct vip *vip6(const struct vip6_key *k)
+{
+	__u64 key = front_key6(k);
+	struct front *f = front_of(key);
+
+	if (!f || !f->key)
+		return NULL;
+	if (f->key == key && f->addr[0] == k->addr[0] && f->addr[1] == k->addr[1] && f->addr[2] == k->addr[2] && f->addr[3] == k->addr[3])
+		return &f->vip;
+	return bpf_map_lookup_elem(&vips6, k);
 }
 
 static __always_inline __be32 swapped(__be32 ports)
@@ -114,6 +160,7 @@ static __always_inline __u32 read_ipv4(struct xdp_md *ctx, const struct ethhdr *
 	key.addr = ip->daddr;
 	p->flow.addr[0] = ip->saddr;
 	p->proto = ip->protocol;
+	p->octets = sizeof(*eth) + bpf_ntohs(ip->tot_len);
 	p->l4 = (void *)ip + ip->ihl * 4;
 	if (p->proto == IPPROTO_ICMP) {
 		struct icmp_head *icmp = p->l4;
@@ -142,11 +189,11 @@ static __always_inline __u32 read_ipv4(struct xdp_md *ctx, const struct ethhdr *
 	p->flow.ports = p->icmp ? swapped(*ports) : *ports;
 	key.port = p->flow.ports >> 16;
 	key.proto = p->proto;
-	p->vip = bpf_map_lookup_elem(&vips4, &key);
+	p->vip = vip4(&key);
 	if (p->vip)
 		return PARSED;
 	key.port = 0;
-	p->vip = bpf_map_lookup_elem(&vips4, &key);
+	p->vip = vip4(&key);
 	return p->vip ? PARSED : OTHER_PORT;
 }
 
@@ -164,7 +211,7 @@ static __always_inline __u32 read_ipv6(struct xdp_md *ctx, const struct ethhdr *
 	if ((void *)(ip + 1) > p->end)
 		return NOT_OURS;
 	copy_address(key.addr, &ip->daddr);
-	if (!may_be_vip(key.addr[0] ^ key.addr[1] ^ key.addr[2] ^ key.addr[3]))
+	if (!may_be_vip(fold(key.addr)))
 		return NOT_OURS;
 	if (effects && !for_us(ctx, eth))
 		return OTHER_HOST;
@@ -172,6 +219,7 @@ static __always_inline __u32 read_ipv6(struct xdp_md *ctx, const struct ethhdr *
 		return MALFORMED;
 	copy_address(p->flow.addr, &ip->saddr);
 	p->proto = ip->nexthdr;
+	p->octets = sizeof(*eth) + sizeof(*ip) + bpf_ntohs(ip->payload_len);
 	p->l4 = ip + 1;
 	if (p->proto == IPPROTO_ICMPV6) {
 		struct icmp_head *icmp = p->l4;
@@ -200,10 +248,10 @@ static __always_inline __u32 read_ipv6(struct xdp_md *ctx, const struct ethhdr *
 	p->flow.ports = p->icmp ? swapped(*ports) : *ports;
 	key.port = p->flow.ports >> 16;
 	key.proto = p->proto;
-	p->vip = bpf_map_lookup_elem(&vips6, &key);
+	p->vip = vip6(&key);
 	if (p->vip)
 		return PARSED;
 	key.port = 0;
-	p->vip = bpf_map_lookup_elem(&vips6, &key);
+	p->vip = vip6(&key);
 	return p->vip ? PARSED : OTHER_PORT;
 }

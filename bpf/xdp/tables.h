@@ -45,9 +45,10 @@ struct {
 /* The interfaces served, by their index's remainder: a frame for another host's
  * address, which a bridge floods, is not ours to forward a second time. */
 struct link {
-	__u32 ifindex;
 	__u8 mac[6];
-	__u8 pad[2];
+	__u8 pad[2]; /* zeros: the address is compared as one word */
+	__u32 ifindex;
+	__u32 pad2;
 };
 
 struct {
@@ -84,6 +85,25 @@ struct vip {
 	__u32 number; /* of its counters; given to another when it is gone */
 	__u32 serial; /* in its flows' keys; never given again */
 };
+
+/* The same VIPs once more, each at a place that is computed of its key: that
+ * spares the call into the kernel and its hash. A place that several VIPs want has
+ * one of them, and the hash has the others. One that is empty is wanted by none. */
+#define FRONTS 4096
+#define FRONT_SHIFT 52
+
+struct front {
+	__u64 key;	/* family, protocol, port, folded address. 0: nobody's; all ones: it changes */
+	__be32 addr[4]; /* IPv6 */
+	struct vip vip;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, FRONTS);
+	__type(key, __u32);
+	__type(value, struct front);
+} fronts SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -126,20 +146,36 @@ struct {
 	__type(value, struct real);
 } reals SEC(".maps");
 
-/* server_id to the index of its real. */
+/* server_id to the index of its real. Small ones are their own index. */
+#define SMALL_IDS 65536
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SMALL_IDS);
+	__type(key, __u32);
+	__type(value, __u32);
+} servers SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_REALS * 4);
 	__type(key, __u32);
 	__type(value, __u32);
-} servers SEC(".maps");
+} large_servers SEC(".maps");
 
-/* Rings are replaced whole: a packet sees the old one or the new one. */
+/* Rings are replaced whole: a packet sees the old one or the new one. Four slots in
+ * an element, since the kernel's elements are never smaller than eight octets. */
+#define SLOTS 4
+
+struct slots {
+	__u16 reals[SLOTS];
+};
+
 struct ring {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, DEFAULT_RING);
+	__uint(max_entries, DEFAULT_RING / SLOTS + 1);
 	__type(key, __u32);
-	__type(value, __u32);
+	__uint(value_size, sizeof(struct slots));
 };
 
 struct {

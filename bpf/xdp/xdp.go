@@ -6,7 +6,7 @@
 // packet in between that no program sees.
 package xdp
 
-//go:generate go tool bpf2go -target bpfel -type vip -type real -type answer -type tally -type real_tally -type link -type reason -type vip_flag -type real_flag -type vip_filter xdp xdp.c -- -I../include -O2 -g -Wall -Werror -idirafter /usr/include/x86_64-linux-gnu
+//go:generate go tool bpf2go -target bpfel -type vip -type real -type answer -type tally -type real_tally -type link -type reason -type vip_flag -type real_flag -type vip_filter -type front xdp xdp.c -- -I../include -O2 -g -Wall -Werror -idirafter /usr/include/x86_64-linux-gnu
 
 import (
 	"errors"
@@ -15,7 +15,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -76,11 +75,15 @@ type Options struct {
 type Balancer struct {
 	dir  string
 	objs xdpObjects
-	ring *ebpf.MapSpec
-	spec *ebpf.CollectionSpec
+	ring *ebpf.MapSpec // of an inner map
+	// ringSize is its number of slots, four to an element.
+	ringSize int
+	spec     *ebpf.CollectionSpec
 
 	mu      sync.Mutex
 	sources map[int]source // MAC addresses of interfaces
+	vips    map[VIP]xdpVip // what the tables hold
+	filter  xdpVipFilter
 }
 
 // Open loads the program with the tables that are pinned, or new ones.
@@ -111,7 +114,8 @@ func Open(o Options) (*Balancer, error) {
 	}
 	b.ring = spec.Maps["rings"].InnerMap
 	b.spec = spec
-	b.ring.MaxEntries = uint32(o.RingSize)
+	b.ring.MaxEntries = uint32(o.RingSize)/slotsPerElement + 1
+	b.ringSize = o.RingSize
 	for name, m := range spec.Maps {
 		switch name {
 		case "answers", ".rodata", ".bss", ".data":
@@ -126,7 +130,7 @@ func Open(o Options) (*Balancer, error) {
 	if err := spec.LoadAndAssign(&b.objs, &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: b.dir}}); err != nil {
 		return nil, fmt.Errorf("load the balancer's program: %w", err)
 	}
-	if err := errors.Join(then(), b.setFilter(), b.setDevices()); err != nil {
+	if err := errors.Join(then(), b.readVIPs(), b.setDevices()); err != nil {
 		return nil, errors.Join(err, b.objs.Close())
 	}
 	return b, nil
@@ -235,10 +239,20 @@ func (b *Balancer) DeleteReal(index uint32) error {
 }
 
 // SetServerID says which real an id names.
-func (b *Balancer) SetServerID(id, index uint32) error { return b.objs.Servers.Put(id, index) }
+func (b *Balancer) SetServerID(id, index uint32) error {
+	if id < b.objs.Servers.MaxEntries() {
+		return b.objs.Servers.Put(id, index)
+	}
+	return b.objs.LargeServers.Put(id, index)
+}
 
 // DeleteServerID has an id name nobody.
-func (b *Balancer) DeleteServerID(id uint32) error { return gone(b.objs.Servers.Delete(id)) }
+func (b *Balancer) DeleteServerID(id uint32) error {
+	if id < b.objs.Servers.MaxEntries() {
+		return b.objs.Servers.Put(id, uint32(0))
+	}
+	return gone(b.objs.LargeServers.Delete(id))
+}
 
 // gone is the error of taking something away that may have gone before.
 func gone(err error) error {
@@ -251,17 +265,13 @@ func gone(err error) error {
 // SetRings replaces whole rings. A packet sees the old one or the new one.
 func (b *Balancer) SetRings(rings map[uint32][]uint32) error {
 	var ids, fds []uint32
-	var slots []uint32
 	for id, table := range rings {
 		m, err := ebpf.NewMap(b.ring)
 		if err != nil {
 			return fmt.Errorf("make a ring: %w", err)
 		}
 		defer m.Close() // the outer map holds it
-		for len(slots) < len(table) {
-			slots = append(slots, uint32(len(slots)))
-		}
-		if _, err := m.BatchUpdate(slots[:len(table)], table, nil); err != nil {
+		if err := fillRing(m, table); err != nil {
 			return fmt.Errorf("fill a ring: %w", err)
 		}
 		ids, fds = append(ids, id), append(fds, uint32(m.FD()))
@@ -272,102 +282,23 @@ func (b *Balancer) SetRings(rings map[uint32][]uint32) error {
 	return err
 }
 
+// slotsPerElement is how many slots of a ring an element of its map has.
+const slotsPerElement = 4
+
+// slots is such an element: struct slots of tables.h.
+type slots [slotsPerElement]uint16
+
+func fillRing(m *ebpf.Map, table []uint32) error {
+	elements, at := make([]slots, m.MaxEntries()), make([]uint32, m.MaxEntries())
+	for i := range at {
+		at[i] = uint32(i)
+	}
+	for i, index := range table {
+		elements[i/slotsPerElement][i%slotsPerElement] = uint16(index)
+	}
+	_, err := m.BatchUpdate(at, elements, nil)
+	return err
+}
+
 // DeleteRing takes a ring away.
 func (b *Balancer) DeleteRing(ring uint32) error { return gone(b.objs.Rings.Delete(ring)) }
-
-func key4(v VIP) xdpVip4Key {
-	return xdpVip4Key{Addr: addrOf(v.Addr)[0], Port: v.Port>>8 | v.Port<<8, Proto: protocol(v)}
-}
-
-func key6(v VIP) xdpVip6Key {
-	return xdpVip6Key{Addr: addrOf(v.Addr), Port: v.Port>>8 | v.Port<<8, Proto: protocol(v)}
-}
-
-func protocol(v VIP) uint8 {
-	if v.UDP {
-		return unix.IPPROTO_UDP
-	}
-	return unix.IPPROTO_TCP
-}
-
-// table is the map that has a VIP, and its key there.
-func (b *Balancer) table(v VIP) (*ebpf.Map, any) {
-	if v.Addr.Is6() {
-		return b.objs.Vips6, key6(v)
-	}
-	return b.objs.Vips4, key4(v)
-}
-
-// SetVIP has the program take a VIP's packets, or changes what it finds.
-func (b *Balancer) SetVIP(v VIP, to VIPEntry) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	m, key := b.table(v)
-	var e xdpVip
-	switch err := m.Lookup(key, &e); {
-	case errors.Is(err, ebpf.ErrKeyNotExist):
-		if e.Number, err = b.number(); err != nil {
-			return err
-		}
-		// Flows remembered of a VIP that was there before do not come back with it.
-		e.Serial = uint32(time.Now().UnixNano() / 1000)
-	case err != nil:
-		return err
-	}
-	e.Ring, e.Flags = to.Ring, 0
-	if to.QUIC {
-		e.Flags |= uint32(xdpVipFlagVIP_QUIC)
-	}
-	if to.KatranIDs {
-		e.Flags |= uint32(xdpVipFlagVIP_KATRAN)
-	}
-	// The filter first: between the two writes packets find no VIP, and pass as before.
-	if err := b.setFilter(v.Addr); err != nil {
-		return err
-	}
-	return m.Put(key, e)
-}
-
-// number finds counters that no VIP has, and empties them.
-func (b *Balancer) number() (uint32, error) {
-	taken := map[uint32]bool{0: true}
-	if err := b.eachVIP(func(_ VIP, e xdpVip) { taken[e.Number] = true }); err != nil {
-		return 0, err
-	}
-	for n := uint32(1); n <= MaxVIPs*2; n++ {
-		if !taken[n] {
-			cpus, err := ebpf.PossibleCPU()
-			if err != nil {
-				return 0, err
-			}
-			return n, b.objs.Tallies.Put(n, make([]xdpTally, cpus))
-		}
-	}
-	return 0, errors.New("there is no place for another VIP")
-}
-
-func (b *Balancer) eachVIP(f func(VIP, xdpVip)) error {
-	var e xdpVip
-	var k4 xdpVip4Key
-	it := b.objs.Vips4.Iterate()
-	for it.Next(&k4, &e) {
-		f(VIP{addrFrom([4]uint32{k4.Addr}, false), k4.Port>>8 | k4.Port<<8, k4.Proto == unix.IPPROTO_UDP}, e)
-	}
-	var k6 xdpVip6Key
-	it6 := b.objs.Vips6.Iterate()
-	for it6.Next(&k6, &e) {
-		f(VIP{addrFrom(k6.Addr, true), k6.Port>>8 | k6.Port<<8, k6.Proto == unix.IPPROTO_UDP}, e)
-	}
-	return errors.Join(it.Err(), it6.Err())
-}
-
-// DeleteVIP has a VIP's packets pass.
-func (b *Balancer) DeleteVIP(v VIP) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	m, key := b.table(v)
-	if err := gone(m.Delete(key)); err != nil {
-		return err
-	}
-	return b.setFilter()
-}

@@ -40,6 +40,13 @@ type xdpFlowKey struct {
 	Vip   uint32
 }
 
+type xdpFront struct {
+	_    structs.HostLayout
+	Key  uint64
+	Addr [4]uint32
+	Vip  xdpVip
+}
+
 type xdpGuard struct {
 	_     structs.HostLayout
 	Since uint64
@@ -48,9 +55,10 @@ type xdpGuard struct {
 
 type xdpLink struct {
 	_       structs.HostLayout
-	Ifindex uint32
 	Mac     [6]uint8
 	Pad     [2]uint8
+	Ifindex uint32
+	Pad2    uint32
 }
 
 type xdpReal struct {
@@ -160,7 +168,9 @@ const (
 	xdpMapDevices        = "devices"
 	xdpMapFilter         = "filter"
 	xdpMapFlows          = "flows"
+	xdpMapFronts         = "fronts"
 	xdpMapGuards         = "guards"
+	xdpMapLargeServers   = "large_servers"
 	xdpMapLinks          = "links"
 	xdpMapRealTallies    = "real_tallies"
 	xdpMapReals          = "reals"
@@ -231,20 +241,22 @@ type xdpProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type xdpMapSpecs struct {
-	Answers     *ebpf.MapSpec `ebpf:"answers"`
-	CidKeys     *ebpf.MapSpec `ebpf:"cid_keys"`
-	Devices     *ebpf.MapSpec `ebpf:"devices"`
-	Filter      *ebpf.MapSpec `ebpf:"filter"`
-	Flows       *ebpf.MapSpec `ebpf:"flows"`
-	Guards      *ebpf.MapSpec `ebpf:"guards"`
-	Links       *ebpf.MapSpec `ebpf:"links"`
-	RealTallies *ebpf.MapSpec `ebpf:"real_tallies"`
-	Reals       *ebpf.MapSpec `ebpf:"reals"`
-	Rings       *ebpf.MapSpec `ebpf:"rings"`
-	Servers     *ebpf.MapSpec `ebpf:"servers"`
-	Tallies     *ebpf.MapSpec `ebpf:"tallies"`
-	Vips4       *ebpf.MapSpec `ebpf:"vips4"`
-	Vips6       *ebpf.MapSpec `ebpf:"vips6"`
+	Answers      *ebpf.MapSpec `ebpf:"answers"`
+	CidKeys      *ebpf.MapSpec `ebpf:"cid_keys"`
+	Devices      *ebpf.MapSpec `ebpf:"devices"`
+	Filter       *ebpf.MapSpec `ebpf:"filter"`
+	Flows        *ebpf.MapSpec `ebpf:"flows"`
+	Fronts       *ebpf.MapSpec `ebpf:"fronts"`
+	Guards       *ebpf.MapSpec `ebpf:"guards"`
+	LargeServers *ebpf.MapSpec `ebpf:"large_servers"`
+	Links        *ebpf.MapSpec `ebpf:"links"`
+	RealTallies  *ebpf.MapSpec `ebpf:"real_tallies"`
+	Reals        *ebpf.MapSpec `ebpf:"reals"`
+	Rings        *ebpf.MapSpec `ebpf:"rings"`
+	Servers      *ebpf.MapSpec `ebpf:"servers"`
+	Tallies      *ebpf.MapSpec `ebpf:"tallies"`
+	Vips4        *ebpf.MapSpec `ebpf:"vips4"`
+	Vips6        *ebpf.MapSpec `ebpf:"vips6"`
 }
 
 // xdpVariableSpecs contains global variables before they are loaded into the kernel.
@@ -281,20 +293,22 @@ func (o *xdpObjects) Close() error {
 //
 // It can be passed to loadXdpObjects or ebpf.CollectionSpec.LoadAndAssign.
 type xdpMaps struct {
-	Answers     *ebpf.Map `ebpf:"answers"`
-	CidKeys     *ebpf.Map `ebpf:"cid_keys"`
-	Devices     *ebpf.Map `ebpf:"devices"`
-	Filter      *ebpf.Map `ebpf:"filter"`
-	Flows       *ebpf.Map `ebpf:"flows"`
-	Guards      *ebpf.Map `ebpf:"guards"`
-	Links       *ebpf.Map `ebpf:"links"`
-	RealTallies *ebpf.Map `ebpf:"real_tallies"`
-	Reals       *ebpf.Map `ebpf:"reals"`
-	Rings       *ebpf.Map `ebpf:"rings"`
-	Servers     *ebpf.Map `ebpf:"servers"`
-	Tallies     *ebpf.Map `ebpf:"tallies"`
-	Vips4       *ebpf.Map `ebpf:"vips4"`
-	Vips6       *ebpf.Map `ebpf:"vips6"`
+	Answers      *ebpf.Map `ebpf:"answers"`
+	CidKeys      *ebpf.Map `ebpf:"cid_keys"`
+	Devices      *ebpf.Map `ebpf:"devices"`
+	Filter       *ebpf.Map `ebpf:"filter"`
+	Flows        *ebpf.Map `ebpf:"flows"`
+	Fronts       *ebpf.Map `ebpf:"fronts"`
+	Guards       *ebpf.Map `ebpf:"guards"`
+	LargeServers *ebpf.Map `ebpf:"large_servers"`
+	Links        *ebpf.Map `ebpf:"links"`
+	RealTallies  *ebpf.Map `ebpf:"real_tallies"`
+	Reals        *ebpf.Map `ebpf:"reals"`
+	Rings        *ebpf.Map `ebpf:"rings"`
+	Servers      *ebpf.Map `ebpf:"servers"`
+	Tallies      *ebpf.Map `ebpf:"tallies"`
+	Vips4        *ebpf.Map `ebpf:"vips4"`
+	Vips6        *ebpf.Map `ebpf:"vips6"`
 }
 
 func (m *xdpMaps) Close() error {
@@ -304,7 +318,9 @@ func (m *xdpMaps) Close() error {
 		m.Devices,
 		m.Filter,
 		m.Flows,
+		m.Fronts,
 		m.Guards,
+		m.LargeServers,
 		m.Links,
 		m.RealTallies,
 		m.Reals,
