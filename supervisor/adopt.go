@@ -57,7 +57,7 @@ func (s *Supervisor) findLeft(left map[string]int) {
 			s.state.Previous = nil
 			return
 		}
-		s.kept, s.keptText = recipe, text
+		s.kept, s.keptOnly, s.keptText = recipe, s.state.PreviousOf, text
 		s.keeper.put(map[string]int{keptPrevious + "binary": recipe.binary.FD(), keptPrevious + "config": text})
 	}
 }
@@ -292,6 +292,7 @@ func (s *Supervisor) adopt() {
 	}
 	s.emptyDead()
 	s.readShift()
+	s.readLoan()
 	if r := s.state.Release; r != nil {
 		s.undoInterrupted(r)
 	}
@@ -341,10 +342,16 @@ func (s *Supervisor) readShift() {
 		// Nobody has served yet, the tables are fresh, or sockets are shared: then
 		// the file has to say who was to serve.
 		for _, g := range s.generations {
-			if !g.leftover() && serves(g) && g.state == Serving {
+			if !g.leftover() && serves(g) && g.state == Serving && (s.state.Current == 0 || g.id == s.state.Current) {
 				s.shift = shiftInForce{current: g, salt: newSalt()}
 			}
 		}
+		for name, g := range s.byID(s.state.Own) {
+			if serves(g) {
+				s.own[name] = shiftInForce{current: g, salt: newSalt()}
+			}
+		}
+		s.settle()
 		s.applyShift()
 		return
 	}
@@ -359,6 +366,7 @@ func (s *Supervisor) readShift() {
 	if other == nil {
 		s.shift.weight = 0
 	}
+	s.readOwn(word, serves)
 	s.applyShift()
 }
 

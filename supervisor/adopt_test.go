@@ -21,8 +21,8 @@ type shiftsOnly struct {
 	exclusive bool
 }
 
-func (s shiftsOnly) chooses() bool         { return s.exclusive }
-func (s shiftsOnly) shift(reuseport.Shift) {}
+func (s shiftsOnly) chooses() bool                                         { return s.exclusive }
+func (s shiftsOnly) shift(_ reuseport.Shift, _ map[string]reuseport.Shift) {}
 
 func sleeper() *exec.Cmd { return exec.Command("sleep", "600") }
 

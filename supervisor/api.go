@@ -17,6 +17,9 @@ type Request struct {
 	Binary string `json:"binary,omitempty"`
 	// Ramp replaces release.ramp.
 	Ramp []config.Percent `json:"ramp,omitempty"`
+	// Listeners are the names of those whose new flows the candidate gets; the
+	// others stay where they are. None means all.
+	Listeners []string `json:"listeners,omitempty"`
 	// NoVerify passes the release without watching the candidate.
 	NoVerify bool `json:"no_verify,omitempty"`
 }
@@ -62,9 +65,11 @@ type Result struct {
 	// Generation is the candidate's number; 0 if none was made.
 	Generation uint64 `json:"generation,omitempty"`
 	// Previous served before; 0 if none did.
-	Previous uint64        `json:"previous,omitempty"`
-	Reason   string        `json:"reason,omitempty"`
-	Stages   []StageResult `json:"stages"`
+	Previous uint64 `json:"previous,omitempty"`
+	// Listeners are those whose new flows it moved; none: all.
+	Listeners []string      `json:"listeners,omitempty"`
+	Reason    string        `json:"reason,omitempty"`
+	Stages    []StageResult `json:"stages"`
 	// QueuedAtShift is what waited at the previous generation's listeners when
 	// new flows stopped going there.
 	QueuedAtShift QueueLengths `json:"queued_at_shift"`
@@ -160,6 +165,9 @@ type GenerationStatus struct {
 	// them was over, and went over by kernel migration.
 	HalfOpenLeft int    `json:"half_open_left"`
 	Exit         string `json:"exit,omitempty"`
+	// Listeners are those whose new flows it has, where they are split among
+	// generations; none: it has all or nothing.
+	Listeners []string `json:"listeners,omitempty"`
 	// Ledger is the generation's own account; nil if it keeps none.
 	Ledger *LedgerStatus `json:"ledger,omitempty"`
 	// OpenFlows are established and not over. Flows counts, since the generation
@@ -170,11 +178,12 @@ type GenerationStatus struct {
 
 // ReleaseStatus is the release that runs.
 type ReleaseStatus struct {
-	ID         uint64  `json:"id"`
-	Stage      string  `json:"stage"`
-	Generation uint64  `json:"generation,omitempty"`
-	Weight     float64 `json:"weight"`           // the candidate's share of new flows, 0 to 1
-	Paused     bool    `json:"paused,omitempty"` // its share does not grow before it is resumed
+	ID         uint64   `json:"id"`
+	Stage      string   `json:"stage"`
+	Generation uint64   `json:"generation,omitempty"`
+	Listeners  []string `json:"listeners,omitempty"` // it is of these alone; none: of all
+	Weight     float64  `json:"weight"`              // the candidate's share of new flows, 0 to 1
+	Paused     bool     `json:"paused,omitempty"`    // its share does not grow before it is resumed
 }
 
 // ListenerStatus is one listener and where its flows went since it was made.
@@ -184,6 +193,8 @@ type ListenerStatus struct {
 	Protocol string `json:"protocol"`
 	// Closed says that new clients are refused: it is being added or removed.
 	Closed bool `json:"closed,omitempty"`
+	// Generation is who gets its new flows, or all but a candidate's share; 0: nobody.
+	Generation uint64 `json:"generation,omitempty"`
 	// Runs counts how often the steering program chose, by reason. A flow can
 	// take more than one run.
 	Runs map[string]uint64 `json:"runs"`

@@ -73,7 +73,13 @@ func (s *Supervisor) watchCertificates(ctx context.Context) {
 // has read if they do not serve now, and an error if it could not read them.
 func (s *Supervisor) releaseCertificates(path string) (refused map[string]string, err error) {
 	s.log.Info("a certificate has changed", "config", path)
-	r, err := s.enqueue("certificates", Request{ConfigPath: path}, nil)
+	s.mu.Lock()
+	var rest []string // where listeners are split, those of others stay theirs
+	if g := s.shift.current; g != nil {
+		rest = s.restOf(g)
+	}
+	s.mu.Unlock()
+	r, err := s.enqueue("certificates", Request{ConfigPath: path, Listeners: rest}, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -97,6 +97,26 @@ func (d *datagrams) number(address reuseport.Address) (uint32, error) {
 	return number, nil
 }
 
+// numberOf is a listener's number, where it takes datagrams.
+func (d *datagrams) numberOf(name string) (uint32, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	g := d.groups[name]
+	if g == nil {
+		return 0, false
+	}
+	return g.group.Number(), true
+}
+
+// each calls f with each listener's name and number.
+func (d *datagrams) each(f func(name string, number uint32)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for name, g := range d.groups {
+		f(name, g.group.Number())
+	}
+}
+
 // silentSink makes a socket that no datagram enters and that answers none.
 func silentSink(l config.Listener, group *reuseport.Group) (_ socket, err error) {
 	s, err := bindUDP(l, true)

@@ -138,8 +138,17 @@ func (s *Supervisor) drain(g *generation, timeout time.Duration, traced *tracedE
 // dropSpare makes sure that no new flow falls back to a generation that is
 // about to stop. s.mu is held.
 func (s *Supervisor) dropSpare(g *generation) {
-	if s.shift.other == g {
+	spare := s.shift.other == g
+	if spare {
 		s.shift.other, s.shift.weight = nil, 0
+	}
+	for name, f := range s.own {
+		if f.other == g {
+			f.other, f.weight = nil, 0
+			s.own[name], spare = f, true
+		}
+	}
+	if spare {
 		s.applyShift()
 	}
 }
@@ -150,7 +159,7 @@ func (s *Supervisor) dropSpare(g *generation) {
 func (s *Supervisor) steered(g *generation) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.steering.chooses() && s.shift.current != nil && s.shift.current != g
+	return s.steering.chooses() && s.shift.current != nil && !s.owns(g)
 }
 
 // emptyQueues (docs/decisions/003) waits until nothing is queued for a generation that gets no new

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/baton-mesh/baton/bpf/flows"
@@ -76,22 +77,45 @@ func (w *watch) misrouted() Finding {
 	if w.s.accounts.flows == nil {
 		return unjudged("%v", errNoAccount)
 	}
+	w.reopen()
+	asked := 0
 	for g, then := range w.closed {
 		now, ok := w.now().sides[g]
 		if !ok || !g.alive() {
 			continue
 		}
-		came := less(now.flows[flows.Established], then.established)
-		may := uint64(then.halfOpen) + since(now.runs, then.runs, reuseport.Migrated) + since(now.runs, then.runs, reuseport.Fallback)
-		if came > may {
-			return violated("%d flows reached generation %d, which no shift named", came-may, g.id)
+		// Runs are counted by slot, so what one listener's may explain is a bound.
+		moved := since(now.runs, then.runs, reuseport.Migrated) + since(now.runs, then.runs, reuseport.Fallback)
+		var came, may uint64
+		for name, at := range then.listeners {
+			asked++
+			cameHere, mayHere := less(now.established[name], at.established), uint64(at.halfOpen)+less(g.dialed.on(name), at.dialed)
+			if cameHere > mayHere+moved {
+				return violated("%d flows of listener %s reached generation %d, which its shift did not name", cameHere-mayHere-moved, name, g.id)
+			}
+			came, may = came+cameHere, may+min(cameHere, mayHere)
+		}
+		if came > may+moved {
+			return violated("%d flows reached generation %d, which no shift named", came-may-moved, g.id)
 		}
 	}
-	early, probes := w.first().sides[w.candidate].flows[flows.Established], w.candidate.dialed.Load()
-	if early > probes {
-		return violated("%d flows reached the candidate before the shift, beside %d probes", early-probes, probes)
+	for name, early := range w.first().sides[w.candidate].established {
+		asked++
+		if probes := w.candidate.dialed.on(name); early > probes {
+			return violated("%d flows of listener %s reached the candidate before the shift, beside %d probes", early-probes, name, probes)
+		}
 	}
-	return held("no flow reached a generation that no shift named; %d were asked", len(w.closed)+1)
+	return held("no flow reached a generation that its listener's shift did not name; %d times a listener of a generation was asked", asked)
+}
+
+// reopen forgets the listeners that have come to a generation meanwhile, since
+// another that had them ended.
+func (w *watch) reopen() {
+	w.s.mu.Lock()
+	defer w.s.mu.Unlock()
+	for g, then := range w.closed {
+		maps.DeleteFunc(then.listeners, func(name string, _ closedListener) bool { return w.s.shiftOf(name).current == g })
+	}
 }
 
 func since(now, then reuseport.Counts, r reuseport.Reason) uint64 { return less(now[r], then[r]) }

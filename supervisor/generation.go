@@ -20,6 +20,27 @@ import (
 	"github.com/baton-mesh/baton/supervisor/trace"
 )
 
+// dialed counts the probes that were begun, by listener.
+type dialed struct {
+	mu  sync.Mutex
+	all map[string]uint64
+}
+
+func (d *dialed) add(listener string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.all == nil {
+		d.all = map[string]uint64{}
+	}
+	d.all[listener]++
+}
+
+func (d *dialed) on(listener string) uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.all[listener]
+}
+
 // State is where a generation stands.
 type State string
 
@@ -80,8 +101,9 @@ type generation struct {
 
 	datagramOnce sync.Once
 
-	dialed, probed atomic.Uint64 // probes begun, and those that were answered
-	lastAccount    atomic.Pointer[map[string]flows.Counts]
+	dialed      dialed
+	probed      atomic.Uint64 // probes that were answered
+	lastAccount atomic.Pointer[map[string]flows.Counts]
 
 	text    int                 // memfd of the configuration, with the keeper; 0: none
 	dropped func()              // closes the keeper's copies of the sockets
@@ -104,6 +126,18 @@ type generation struct {
 	endTraced    bool                  // somebody records it
 	toldAt       time.Time
 	exit         string
+}
+
+// socketsOf are its listening sockets on some listeners; nil: on all.
+func (g *generation) socketsOf(listeners []string) map[string][]socket {
+	if listeners == nil {
+		return g.sockets
+	}
+	some := map[string][]socket{}
+	for _, name := range listeners {
+		some[name] = g.sockets[name]
+	}
+	return some
 }
 
 // leftover says that an earlier supervisor started it: we hold none of its sockets.

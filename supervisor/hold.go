@@ -14,7 +14,18 @@ func (s *Supervisor) hold(r *release) {
 		old.traceEnd(r)
 		s.retire(old, r.candidate.recipe.config.Release.DrainTimeout) // one is enough
 	}
-	s.reserve = r.previous
+	s.reserve = nil
+	s.closeSplit(r)
+	for _, g := range s.generations {
+		switch {
+		case s.owns(g) || g.stopping || g.leftover():
+		case g == r.previous:
+			s.reserve = g
+		case g.state == Serving: // it had a listener of its own, and one is enough to go back to
+			g.traceEnd(r)
+			s.retire(g, r.candidate.recipe.config.Release.DrainTimeout)
+		}
+	}
 }
 
 // backToReserve gives all new flows to the generation that was held for the case
@@ -25,14 +36,8 @@ func (s *Supervisor) backToReserve() (Result, bool) {
 	if old == nil || !old.fit() || old.stopping || current == nil || current == old || s.stopping {
 		return Result{}, false
 	}
-	r := &release{cause: "rollback", request: Request{NoVerify: true}, queued: time.Now(), done: make(chan struct{})}
-	r.result = Result{
-		ID: s.state.NextRelease, Cause: r.cause, Started: r.queued, Stages: []StageResult{},
-		Generation: old.id, Previous: current.id,
-		Evidence: []string{"the generation before was still there"},
-	}
-	s.state.NextRelease++
-	s.shift = shiftInForce{current: old, salt: newSalt()}
+	r := s.instantRollback(old, current)
+	s.shift, s.own, s.borrowed = shiftInForce{current: old, salt: newSalt()}, split{}, nil
 	s.applyShift()
 	s.retire(current, current.recipe.config.Release.DrainTimeout)
 	if err := s.persist(); err != nil {
@@ -40,4 +45,16 @@ func (s *Supervisor) backToReserve() (Result, bool) {
 	}
 	s.finish(r, Passed, "")
 	return r.result, true
+}
+
+// instantRollback is a release that is over as soon as the shift is made. s.mu is held.
+func (s *Supervisor) instantRollback(to, from *generation) *release {
+	r := &release{cause: "rollback", request: Request{NoVerify: true}, queued: time.Now(), done: make(chan struct{})}
+	r.result = Result{
+		ID: s.state.NextRelease, Cause: r.cause, Started: r.queued, Stages: []StageResult{},
+		Generation: to.id, Previous: from.id,
+		Evidence: []string{"the generation before was still there"},
+	}
+	s.state.NextRelease++
+	return r
 }

@@ -239,6 +239,16 @@ func (s *Supervisor) keep(g *generation) {
 	s.keeper.put(fds)
 }
 
+// keepRecipe makes a recipe what a rollback goes back to, for some listeners or,
+// with nil, all. s.mu is held.
+func (s *Supervisor) keepRecipe(what *recipe, only []string) {
+	if s.kept != nil {
+		s.kept.binary.Close()
+	}
+	s.kept, s.keptOnly = what, only
+	s.keepPrevious()
+}
+
 // keepPrevious makes sure that a rollback finds what it goes back to, though the
 // generation has gone. s.mu is held.
 func (s *Supervisor) keepPrevious() {
@@ -247,7 +257,7 @@ func (s *Supervisor) keepPrevious() {
 		unix.Close(s.keptText)
 		s.keptText = 0
 	}
-	s.state.Previous = nil
+	s.state.Previous, s.state.PreviousOf = nil, nil
 	if s.kept == nil {
 		return
 	}
@@ -258,5 +268,5 @@ func (s *Supervisor) keepPrevious() {
 	}
 	s.keptText = text
 	s.keeper.put(map[string]int{keptPrevious + "binary": s.kept.binary.FD(), keptPrevious + "config": text})
-	s.state.Previous = recordOf(s.kept)
+	s.state.Previous, s.state.PreviousOf = recordOf(s.kept), s.keptOnly
 }

@@ -173,13 +173,14 @@ func (s *steering) forget(living ...addresses) error {
 	return errors.Join(errs...)
 }
 
-// rename calls the listeners as a configuration does, and bounds their sinks so.
-func (s *steering) rename(c *config.Config) {
+// rename calls the listeners as a configuration does, all or only some, and bounds
+// their sinks so.
+func (s *steering) rename(c *config.Config, only []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, conf := range c.Listeners {
 		l := s.byAddress[addressOf(conf)]
-		if l == nil || !conf.Protocol.HasStreams() {
+		if l == nil || !conf.Protocol.HasStreams() || only != nil && !slices.Contains(only, conf.Name) {
 			continue
 		}
 		l.name, l.protocol = conf.Name, conf.Protocol
@@ -283,7 +284,7 @@ func (s *Supervisor) openAdopted() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if g := s.shift.current; g != nil {
-		by.rename(g.recipe.config)
+		by.rename(g.recipe.config, nil)
 		return errors.Join(by.unshut(s.shift.addresses()...), by.emptySinks())
 	}
 	return by.unshut(addressesOf(s.config))

@@ -52,13 +52,17 @@ func (s *Supervisor) Resume() (ReleaseStatus, error) {
 
 // releaseStatus tells where the release that runs stands. s.mu is held.
 func (s *Supervisor) releaseStatus(r *release) ReleaseStatus {
-	st := ReleaseStatus{ID: r.result.ID, Stage: r.stage, Generation: r.result.Generation, Paused: r.resumed != nil}
+	st := ReleaseStatus{ID: r.result.ID, Stage: r.stage, Generation: r.result.Generation, Listeners: r.only, Paused: r.resumed != nil}
+	f := s.shift
+	if r.only != nil {
+		f = s.shiftOf(r.only[0])
+	}
 	switch {
 	case r.candidate == nil:
-	case s.shift.current == r.candidate:
+	case f.current == r.candidate:
 		st.Weight = 1
-	case s.shift.other == r.candidate:
-		st.Weight = s.shift.weight
+	case f.other == r.candidate:
+		st.Weight = f.weight
 	}
 	return st
 }

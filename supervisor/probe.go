@@ -137,7 +137,7 @@ func (s *Supervisor) probeOnce(ctx context.Context, by *steering, g *generation,
 		}
 	}()
 
-	conn, err := dialCandidate(ctx, by, g, probeAddress(l))
+	conn, err := dialCandidate(ctx, by, g, l)
 	if l.Protocol == config.TCP && errors.Is(err, unix.ECONNRESET) {
 		return nil // accepted and ended at once: refused would be ECONNREFUSED
 	}
@@ -168,7 +168,8 @@ func (s *Supervisor) probeOnce(ctx context.Context, by *steering, g *generation,
 
 // dialCandidate opens a connection whose source address is in the probe table
 // before its first packet leaves.
-func dialCandidate(ctx context.Context, by *steering, g *generation, to netip.AddrPort) (net.Conn, error) {
+func dialCandidate(ctx context.Context, by *steering, g *generation, l config.Listener) (net.Conn, error) {
+	to := probeAddress(l)
 	var from netip.AddrPort
 	d := net.Dialer{Control: func(network, _ string, c syscall.RawConn) error {
 		var inner error
@@ -176,7 +177,7 @@ func dialCandidate(ctx context.Context, by *steering, g *generation, to netip.Ad
 		if err = errors.Join(err, inner); err != nil {
 			return err
 		}
-		g.dialed.Add(1)
+		g.dialed.add(l.Name)
 		return by.node.Steer(from, g.slot)
 	}}
 	d.SetMultipathTCP(false)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/netip"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
@@ -63,7 +62,7 @@ func (s *Supervisor) reachAll(ctx context.Context, by *steering, g *generation, 
 			if reaching.Err() != nil {
 				return nil // another's error is told
 			}
-			if err := reach(by, g, probeAddress(l)); err != nil {
+			if err := reach(by, g, l); err != nil {
 				return fmt.Errorf("listener %s: %w", l.Name, err)
 			}
 			return nil
@@ -87,7 +86,8 @@ func (s *Supervisor) reachAll(ctx context.Context, by *steering, g *generation, 
 
 // reach opens and closes one connection. By system calls alone: what a
 // net.Dialer does beside takes longer than the connection.
-func reach(by *steering, g *generation, to netip.AddrPort) (err error) {
+func reach(by *steering, g *generation, l config.Listener) (err error) {
+	to := probeAddress(l)
 	family := unix.AF_INET6
 	var sa unix.Sockaddr = &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
 	if to.Addr().Unmap().Is4() {
@@ -110,7 +110,7 @@ func reach(by *steering, g *generation, to netip.AddrPort) (err error) {
 	if err := by.node.Steer(from, g.slot); err != nil {
 		return err
 	}
-	g.dialed.Add(1)
+	g.dialed.add(l.Name)
 	defer func() { err = errors.Join(err, by.node.Unsteer(from)) }()
 	err = unix.Connect(fd, sa)
 	for errors.Is(err, unix.EINTR) { // the runtime's signals interrupt a thread that waits

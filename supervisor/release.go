@@ -42,18 +42,20 @@ type release struct {
 
 	// Owned by the release loop while it runs; result is read-only after done.
 	result    Result
-	recipe    *recipe     // what the candidate runs; given before validate for a rollback
-	candidate *generation // guarded by Supervisor.mu for readers
-	previous  *generation // who served when it began; nil: nobody
-	fallback  *recipe     // what previous runs, with a handle that outlives it
-	watch     *watch      // from the shift on; nil: it is not watched
-	held      string      // why the verdict is inconclusive, if both generations are to stay
-	judged    bool        // the findings are in the trace
+	recipe    *recipe                // what the candidate runs; given before validate for a rollback
+	candidate *generation            // guarded by Supervisor.mu for readers
+	previous  *generation            // who served when it began; nil: nobody
+	owners    map[string]*generation // who had listeners with a shift of their own when it began
+	fallback  *recipe                // what previous runs, with a handle that outlives it
+	watch     *watch                 // from the shift on; nil: it is not watched
+	held      string                 // why the verdict is inconclusive, if both generations are to stay
+	judged    bool                   // the findings are in the trace
 	root      oteltrace.Span
 	span      oteltrace.Span // of the stage that runs, else root; written with Supervisor.mu held
 
 	// Guarded by Supervisor.mu.
 	stage   string
+	only    []string      // the listeners that it is of; nil: all
 	ended   time.Time     // zero while it runs
 	wants   addresses     // the listeners that its candidate has or is about to have
 	shifted bool          // flows have been given to the candidate
@@ -85,11 +87,13 @@ func (s *Supervisor) Rollback(ctx context.Context) (Result, error) {
 		s.mu.Unlock()
 		return r.wait(ctx)
 	}
-	if res, ok := s.backToReserve(); ok {
-		s.mu.Unlock()
-		return res, nil
+	for _, back := range []func() (Result, bool){s.takeBack, s.backToReserve} {
+		if res, ok := back(); ok {
+			s.mu.Unlock()
+			return res, nil
+		}
 	}
-	kept := s.kept
+	kept, only := s.kept, s.keptOnly
 	s.mu.Unlock()
 	if kept == nil {
 		return Result{}, errors.New("there is no earlier generation to go back to")
@@ -98,7 +102,7 @@ func (s *Supervisor) Rollback(ctx context.Context) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	r, err := s.enqueue("rollback", Request{NoVerify: true}, again)
+	r, err := s.enqueue("rollback", Request{NoVerify: true, Listeners: only}, again)
 	if err != nil {
 		return Result{}, err
 	}
@@ -221,7 +225,11 @@ func (s *Supervisor) next() (_ *release, pause time.Duration) {
 // begin makes a release the running one. s.mu is held.
 func (s *Supervisor) begin(r *release) {
 	s.running = r
-	r.previous = s.shift.current
+	r.previous, r.owners = s.shift.current, s.owners()
+	if len(r.request.Listeners) > 0 {
+		r.only = slices.Compact(slices.Sorted(slices.Values(r.request.Listeners)))
+		r.previous = s.shiftOf(r.only[0]).current
+	}
 	defer s.note()
 	r.abort = func(error) {}
 	if r.previous == nil {
@@ -292,7 +300,7 @@ func (s *Supervisor) run(ctx context.Context, r *release) {
 	s.running = nil
 	s.unserved(r)
 	if by, ok := s.steering.(*steering); ok && outcome == Passed {
-		by.rename(r.recipe.config)
+		by.rename(r.recipe.config, r.only)
 	}
 	s.forgetListeners()
 	s.note()
@@ -348,8 +356,10 @@ func (s *Supervisor) passed(r *release) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ofRecord(r)
+	s.closeSplit(r)
 	for _, g := range s.generations {
-		if (g == r.previous || g == s.reserve || g.leftover() || g.unfit.Load()) && !g.stopping {
+		spent := g.state == Serving && !s.owns(g)
+		if (spent || g == s.reserve || g.leftover() || g.unfit.Load()) && !g.stopping {
 			g.traceEnd(r)
 			s.retire(g, r.candidate.recipe.config.Release.DrainTimeout)
 		}
@@ -368,11 +378,8 @@ func (s *Supervisor) ofRecord(r *release) {
 		s.crashes = 0
 	}
 	if r.fallback != nil {
-		if s.kept != nil {
-			s.kept.binary.Close()
-		}
-		s.kept, r.fallback = r.fallback, nil
-		s.keepPrevious()
+		s.keepRecipe(r.fallback, r.only)
+		r.fallback = nil
 	}
 	select {
 	case s.certs <- struct{}{}:

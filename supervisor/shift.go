@@ -45,7 +45,7 @@ func (s *Supervisor) shiftOver(ctx context.Context, r *release) error {
 	if r.previous != nil {
 		// What had not been accepted when new flows turned away: it is the
 		// previous generation's to serve, and the drain waits for it.
-		q, err := s.steering.waiting(r.previous.sockets)
+		q, err := s.steering.waiting(r.previous.socketsOf(r.only))
 		if err != nil {
 			return err
 		}
@@ -103,28 +103,21 @@ func (s *Supervisor) glance(r *release) error {
 func (s *Supervisor) giveNow(r *release, share float64, salt uint32) (resumed chan struct{}, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	g, old := r.candidate, r.previous
+	g := r.candidate
 	if !g.alive() {
 		return nil, fmt.Errorf("generation %d ended: %s", g.id, g.exit)
-	}
-	if old != nil && !old.fit() {
-		old = nil // there is nobody to share with
 	}
 	if r.resumed != nil {
 		return r.resumed, nil
 	}
 	r.shifted, r.whole = true, share >= 1
 	g.state = Serving
-	if share >= 1 || old == nil {
-		s.shift = shiftInForce{current: g, other: old, salt: salt}
-	} else {
-		s.shift = shiftInForce{current: old, other: g, weight: share, salt: salt}
-	}
+	s.divide(r, share, salt)
 	s.applyShift()
 	s.reached(fmt.Sprintf("shift to %g stored", share))
 	s.note()
 	s.reached(fmt.Sprintf("shift to %g noted", share))
-	if share >= 1 || old == nil {
+	if share >= 1 || r.previous == nil {
 		r.event(trace.EventShifted)
 	} else {
 		r.event(trace.EventRampStep, trace.RampShare.Float64(share))
@@ -148,10 +141,8 @@ func (s *Supervisor) shiftBack(_ context.Context, r *release) error {
 		return nil
 	}
 	old := r.previous
-	if old == nil || !old.fit() {
-		if s.shift.current == r.candidate {
-			s.shift = shiftInForce{}
-		}
+	s.giveBack(r)
+	if s.shift.current == nil {
 		if old == nil {
 			return nil // nobody served before, nobody does now
 		}
@@ -160,7 +151,6 @@ func (s *Supervisor) shiftBack(_ context.Context, r *release) error {
 		}
 		return fmt.Errorf("generation %d has ended too: %s", old.id, old.exit)
 	}
-	s.shift = shiftInForce{current: old, salt: newSalt()}
 	s.applyShift()
 	r.event(trace.EventShiftBack)
 	return nil
@@ -168,14 +158,15 @@ func (s *Supervisor) shiftBack(_ context.Context, r *release) error {
 
 // leave takes a generation that has ended out of the shift. s.mu is held.
 func (s *Supervisor) leave(g *generation) {
-	f := &s.shift
-	switch g {
-	case f.current:
-		*f = shiftInForce{current: f.other, salt: f.salt}
-	case f.other:
-		*f = shiftInForce{current: f.current, salt: f.salt}
-	default:
+	left := s.shift.without(g)
+	for name, f := range s.own {
+		if f.without(g) {
+			s.own[name], left = f, true
+		}
+	}
+	if !left {
 		return
 	}
+	s.settle()
 	s.applyShift()
 }

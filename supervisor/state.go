@@ -17,8 +17,13 @@ import (
 	"github.com/baton-mesh/baton/supervisor/keeper"
 )
 
-// stateVersion is the layout of the state file. A newer one is not read.
-const stateVersion = 2
+// stateVersion is the layout of the state file, splitVersion that of one with listeners
+// that are split among generations: an earlier version, which would leave their shifts
+// as they are, does not read it. Nor is a newer one read here.
+const (
+	stateVersion = 2
+	splitVersion = 3
+)
 
 // state is what the next supervisor has to know if this one dies.
 type state struct {
@@ -27,9 +32,13 @@ type state struct {
 	NextGeneration uint64            `json:"next_generation"`
 	NextRelease    uint64            `json:"next_release"`
 	Generations    []stateGeneration `json:"generations"`
-	Release        *stateRelease     `json:"release,omitempty"`  // that is under way
-	Previous       *stateRecipe      `json:"previous,omitempty"` // what a rollback goes back to
-	Salt           uint32            `json:"salt,omitempty"`     // of the shift in force
+	Release        *stateRelease     `json:"release,omitempty"`     // that is under way
+	Previous       *stateRecipe      `json:"previous,omitempty"`    // what a rollback goes back to
+	PreviousOf     []string          `json:"previous_of,omitempty"` // and for which listeners; none: all
+	Salt           uint32            `json:"salt,omitempty"`        // of the shift in force
+	Current        uint64            `json:"current,omitempty"`     // generation of the listeners that Own does not name
+	Own            map[string]uint64 `json:"own,omitempty"`         // generations by listener, where they are split
+	Loan           *stateLoan        `json:"loan,omitempty"`
 }
 
 // stateGeneration is a generation as the next supervisor finds it. What it cannot
@@ -55,12 +64,20 @@ type stateRecipe struct {
 	GID    int    `json:"gid"`
 }
 
+// stateLoan is what a rollback gives back at once.
+type stateLoan struct {
+	By   uint64            `json:"by"`
+	From map[string]uint64 `json:"from"` // by listener
+}
+
 type stateRelease struct {
-	ID        uint64    `json:"id"`
-	Cause     string    `json:"cause"`
-	Started   time.Time `json:"started"`
-	Candidate uint64    `json:"candidate"` // 0: not started
-	Previous  uint64    `json:"previous"`
+	ID        uint64            `json:"id"`
+	Cause     string            `json:"cause"`
+	Started   time.Time         `json:"started"`
+	Candidate uint64            `json:"candidate"` // 0: not started
+	Previous  uint64            `json:"previous"`
+	Listeners []string          `json:"listeners,omitempty"` // that it is of; none: all
+	Own       map[string]uint64 `json:"own,omitempty"`       // as it was before
 }
 
 func recordOf(r *recipe) *stateRecipe {
@@ -101,8 +118,8 @@ func (f stateFile) load() (state, error) {
 	if err := json.Unmarshal(data, &st); err != nil {
 		return first, fmt.Errorf("%s is damaged: %w; move it away to start anew (generations are then counted from 1, and what an earlier supervisor left running is not ended)", f.path, err)
 	}
-	if st.Version != stateVersion {
-		return first, fmt.Errorf("%s has layout %d, this baton reads layout %d: start the version that wrote it, or move the file away", f.path, st.Version, stateVersion)
+	if st.Version != stateVersion && st.Version != splitVersion {
+		return first, fmt.Errorf("%s has layout %d, this baton reads layouts %d and %d: start the version that wrote it, or move the file away", f.path, st.Version, stateVersion, splitVersion)
 	}
 	return st, nil
 }

@@ -59,7 +59,7 @@ func TestStateThatCannotBeRead(t *testing.T) {
 	for content, want := range map[string]string{
 		"":                "is damaged",
 		"{":               "is damaged",
-		`{"version": 99}`: "has layout 99, this baton reads layout 2",
+		`{"version": 99}`: "has layout 99, this baton reads layouts 2 and 3",
 	} {
 		file := stateFile{filepath.Join(t.TempDir(), "state.json")}
 		if err := os.WriteFile(file.path, []byte(content), 0o600); err != nil {

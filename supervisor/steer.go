@@ -31,7 +31,8 @@ type steering struct {
 	byAddress  map[reuseport.Address]*listener
 	numbers    map[uint32]bool // those that are taken
 	lastNumber uint32
-	refused    uint64 // by listeners while they were closed; those that are go uncounted
+	ownShifts  map[uint32]bool // numbers that have a shift of their own
+	refused    uint64          // by listeners while they were closed; those that are go uncounted
 
 	queuesMu sync.Mutex
 	queues   *iter.Queues
@@ -225,8 +226,41 @@ func (s *steering) fill(slot uint8, c *config.Config, sockets map[string][]socke
 // empty makes a slot give nothing any more. An error would be of its memory.
 func (s *steering) empty(slot uint8) { s.node.Empty(slot) }
 
-// shift is the store that moves new flows.
-func (s *steering) shift(to reuseport.Shift) { s.node.SetShift(reuseport.All, to) }
+// shift is the store that moves new flows: one for each listener with a shift of its
+// own, and one for all others. A listener that gets its own has it before the others
+// move, and one that loses it goes with them.
+func (s *steering) shift(all reuseport.Shift, own map[string]reuseport.Shift) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := s.ownShifts
+	s.ownShifts = map[uint32]bool{}
+	for name, word := range own {
+		for _, number := range s.numbersOf(name) {
+			s.node.SetShift(number, word)
+			s.ownShifts[number] = true
+		}
+	}
+	s.node.SetShift(reuseport.All, all)
+	for number := range before {
+		if !s.ownShifts[number] {
+			s.node.ClearShift(number)
+		}
+	}
+}
+
+// numbersOf are a listener's numbers in the tables: of its streams and of its
+// datagrams. s.mu is held.
+func (s *steering) numbersOf(name string) (all []uint32) {
+	for _, l := range s.listeners {
+		if l.name == name {
+			all = append(all, l.group.Number())
+		}
+	}
+	if n, ok := s.datagrams.numberOf(name); ok {
+		all = append(all, n)
+	}
+	return all
+}
 
 // inSlot reports how many of the sockets are where they were put. A socket that
 // its generation has shut down is not.

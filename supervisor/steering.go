@@ -28,9 +28,10 @@ type steerer interface {
 	// datagramGroups are the groups of UDP sockets; nil: this mode has none.
 	datagramGroups() *datagrams
 
-	// shift moves new flows, fence returns when nothing is on its way by the
+	// shift moves new flows: of listeners with a shift of their own, by name, and
+	// of all others. fence returns when nothing is on its way by the
 	// shift before.
-	shift(to reuseport.Shift)
+	shift(all reuseport.Shift, own map[string]reuseport.Shift)
 	fence() error
 
 	// inSlot reports how many of a generation's sockets are where they were put.

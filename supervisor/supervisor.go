@@ -98,8 +98,10 @@ type Supervisor struct {
 	born        *generation // its process is on record and not executed yet
 	slots       [reuseport.Slots]*generation
 	nextSlot    int
-	slotsUsed   int // slots 0 to slotsUsed-1 have been used
-	shift       shiftInForce
+	slotsUsed   int          // slots 0 to slotsUsed-1 have been used
+	shift       shiftInForce // of the listeners that have none of their own
+	own         split
+	borrowed    *loan // by the last release; nil: it was of all listeners
 	running     *release
 	waiting     *release
 	crash       *recipe       // to be started again: the current generation died
@@ -108,6 +110,7 @@ type Supervisor struct {
 	pauseOver   bool          // the pause before the next attempt has passed
 	reserve     *generation   // kept beside the current one, for want of a verdict on that
 	kept        *recipe       // what the generation before the current one ran
+	keptOnly    []string      // the listeners that it ran for; nil: all
 	keptText    int           // memfd of its configuration, with the keeper; 0: none
 	history     []Result
 	resumed     map[uint64]oteltrace.Span          // drains that an earlier supervisor began, by generation
@@ -133,7 +136,7 @@ type shiftInForce struct {
 func New(o Options) (_ *Supervisor, err error) {
 	s := &Supervisor{
 		opts: o, config: o.Config, log: o.Log,
-		outcomes: map[Outcome]uint64{}, counted: newCounted(),
+		outcomes: map[Outcome]uint64{}, counted: newCounted(), own: split{},
 		certs:   make(chan struct{}, 1),
 		hurried: make(chan struct{}),
 		wake:    make(chan struct{}, 1), abandon: make(chan struct{}),
@@ -408,8 +411,12 @@ func (s *Supervisor) persist() error {
 		s.state.Generations = append(s.state.Generations, s.born.record())
 	}
 	s.state.Release = nil
+	s.noteSplit()
 	if r := s.running; r != nil {
-		s.state.Release = &stateRelease{ID: r.result.ID, Cause: r.cause, Started: r.queued}
+		s.state.Release = &stateRelease{ID: r.result.ID, Cause: r.cause, Started: r.queued, Listeners: r.only, Own: idsOf(r.owners)}
+		if r.only != nil {
+			s.state.Version = splitVersion
+		}
 		if r.candidate != nil {
 			s.state.Release.Candidate = r.candidate.id
 		}
@@ -441,12 +448,7 @@ func (s *Supervisor) applyShift() {
 	if by, ok := s.steering.(*steering); ok {
 		by.shut(f.addresses()...)
 	}
-	word := reuseport.Shift{Current: f.current.slot, Other: f.current.slot, Salt: f.salt}
-	if f.other != nil {
-		word.Other = f.other.slot
-		word.Weight = uint16(min(f.weight*65536+0.5, 65535))
-	}
-	s.steering.shift(word)
+	s.steering.shift(f.word(), s.words())
 }
 
 func newSalt() uint32 { return rand.Uint32() | 1 } // 0 would read as not set
@@ -476,7 +478,9 @@ func (s *Supervisor) Status() Status {
 		st.Current = g.id
 	}
 	for _, g := range s.generations {
-		st.Generations = append(st.Generations, g.status())
+		of := g.status()
+		of.Listeners = s.restOf(g)
+		st.Generations = append(st.Generations, of)
 	}
 	if r := s.running; r != nil {
 		running := s.releaseStatus(r)
@@ -490,6 +494,11 @@ func (s *Supervisor) Status() Status {
 		st.Last = &last
 	}
 	s.steering.describe(&st, s.slotsUsed)
+	for i := range st.Listeners {
+		if g := s.shiftOf(st.Listeners[i].Name).current; g != nil && !st.Listeners[i].Closed {
+			st.Listeners[i].Generation = g.id
+		}
+	}
 	s.describeFlows(&st)
 	return st
 }

@@ -85,6 +85,9 @@ func (t *takeover) chooses() bool { return false }
 // another blocking mode, which would change under the generations that live.
 func (t *takeover) refuse(r *release) error {
 	var errs []error
+	if r.only != nil {
+		errs = append(errs, errors.New("takeover mode cannot move the flows of some listeners alone: the kernel gives each flow to whoever accepts first; release all"))
+	}
 	for _, share := range r.ramp() {
 		if share < 1 {
 			errs = append(errs, fmt.Errorf("the ramp gives the candidate %v of new flows, and takeover mode cannot: the kernel gives each flow to whoever accepts first; make the ramp 100%%", share))
@@ -154,7 +157,7 @@ func (t *takeover) empty(slot uint8) {
 
 // Nor is there anything to move.
 
-func (t *takeover) shift(reuseport.Shift) {}
+func (t *takeover) shift(reuseport.Shift, map[string]reuseport.Shift) {}
 
 // datagramGroups: a socket that two generations read has no flow of either.
 func (t *takeover) datagramGroups() *datagrams { return nil }

@@ -18,25 +18,31 @@ func (s *Supervisor) undoInterrupted(r *stateRelease) {
 	}
 	result := Result{ID: r.ID, Cause: r.Cause, Started: r.Started, Generation: r.Candidate, Previous: r.Previous, Stages: []StageResult{}}
 	back := previous != nil && previous.alive() && !previous.told && previous.state != Draining
-	moved := candidate != nil && (s.shift.current == candidate || s.shift.other == candidate)
+	moved := candidate != nil && s.inShift(candidate)
+	again := &release{candidate: candidate, previous: previous, only: r.Listeners, owners: s.byID(r.Own)}
+	if r.Listeners != nil {
+		base := s.shift.current // who has the others takes these, should the one before have ended
+		back = base != nil && base != candidate
+	}
 	// Out of the shift again, it may be on its way back: it has flows, and is drained.
 	fresh := candidate != nil && (candidate.state == Starting || candidate.state == Ready) && !moved
 	switch {
 	case candidate == nil || fresh:
 		result.Outcome = Refused
 	case back:
-		s.shift = shiftInForce{current: previous, salt: newSalt()}
+		s.giveBack(again)
 		s.applyShift()
 		result.Outcome = RolledBack
 	case candidate.told || candidate.state == Draining:
 		result.Outcome = Failed
 	default:
-		s.shift = shiftInForce{current: candidate, salt: s.shift.salt}
+		s.divide(again, 1, newSalt())
+		s.settle()
 		s.applyShift()
 		candidate.state = Serving
 		result.Outcome = Inconclusive
 	}
-	if back {
+	if back && previous != nil && s.owns(previous) {
 		previous.state = Serving
 	}
 	if known := s.historyOf(r.ID); known != nil {
@@ -72,7 +78,7 @@ func (s *Supervisor) dismissLeft(g *generation) {
 func (s *Supervisor) sortOut() {
 	for _, g := range s.generations {
 		switch {
-		case g.leftover() || g.stopping || g == s.shift.current:
+		case g.leftover() || g.stopping || s.owns(g):
 		case g.state == Starting || g.state == Ready:
 			s.dismissLeft(g)
 		case g.state != Serving:

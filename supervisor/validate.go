@@ -45,6 +45,9 @@ func (s *Supervisor) validate(ctx context.Context, r *release) error {
 	if err := s.steering.refuse(r); err != nil {
 		return err
 	}
+	if err := s.splitable(r); err != nil {
+		return err
+	}
 	if err := s.refuseStrangers(r.recipe.config); err != nil {
 		return err
 	}

@@ -14,10 +14,8 @@ func (s *Supervisor) verify(ctx context.Context, r *release) error {
 	if w == nil {
 		return s.holds(r.candidate)
 	}
-	if w.previous.alive() {
-		if err := w.shut(w.previous); err != nil {
-			return err
-		}
+	if err := w.shut(func(g *generation, listener string) bool { return g != s.shiftOf(listener).current }); err != nil {
+		return err
 	}
 	if err := w.step(ctx); err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/baton-mesh/baton/bpf/flows"
@@ -32,7 +33,7 @@ type watch struct {
 
 	readings []reading // oldest first; the first is the one before the shift
 	peak     uint64    // the most open flows the candidate was seen with
-	closed   map[*generation]closedAt
+	closed   map[*generation]*closedAt
 	audits   map[string]*audit // by listener, before the verdict
 
 	asking  chan error // a probe that is under way says here how it ended; nil: none is
@@ -53,7 +54,8 @@ type reading struct {
 
 // side is one generation in a reading.
 type side struct {
-	flows, http flows.Counts // over all listeners, and over those for HTTP
+	flows, http flows.Counts      // over all listeners, and over those for HTTP
+	established map[string]uint64 // by listener
 	queued      QueueLengths
 	balances    map[string]balance // by listener, where the generation keeps a ledger
 	failed      uint64             // flows with an answer that it counts as an error itself
@@ -61,42 +63,56 @@ type side struct {
 	runs        reuseport.Counts   // of its slot
 }
 
-// closedAt is a generation when the last flow that was on its way by an earlier
-// shift had reached it.
+// closedAt is a generation at the listeners whose shift does not name it, when the
+// last flow that was on its way by an earlier one had reached it.
 type closedAt struct {
-	established uint64
-	halfOpen    int
-	runs        reuseport.Counts
+	runs      reuseport.Counts
+	listeners map[string]closedListener
+}
+
+type closedListener struct {
+	established, dialed uint64
+	halfOpen            int
 }
 
 // watchFrom begins the watch, before the first flow.
 func (s *Supervisor) watchFrom(r *release) (*watch, error) {
-	w := &watch{s: s, r: r, candidate: r.candidate, previous: r.previous, begun: time.Now(), closed: map[*generation]closedAt{}}
-	s.mu.Lock()
-	var out []*generation // who gets nothing, whatever this release does
-	for _, g := range s.generations {
-		if g != w.candidate && g != s.shift.current && g != s.shift.other && !g.leftover() {
-			out = append(out, g)
-		}
-	}
-	s.mu.Unlock()
-	if err := w.shut(out...); err != nil {
+	w := &watch{s: s, r: r, candidate: r.candidate, previous: r.previous, begun: time.Now(), closed: map[*generation]*closedAt{}}
+	// Who gets nothing, whatever this release does.
+	if err := w.shut(func(g *generation, listener string) bool {
+		f := s.shiftOf(listener)
+		return g != f.current && g != f.other && (g != w.candidate || r.only != nil && !slices.Contains(r.only, listener))
+	}); err != nil {
 		return nil, err
 	}
 	return w, w.read()
 }
 
-// shut notes that no new flow may reach these generations from now on.
-func (w *watch) shut(out ...*generation) error {
-	if w.s.accounts.flows == nil || len(out) == 0 {
+// shut notes at which listeners no new flow may reach a generation from now on. It
+// asks with Supervisor.mu held; what it knows already stays as it is.
+func (w *watch) shut(out func(g *generation, listener string) bool) error {
+	if w.s.accounts.flows == nil {
+		return nil
+	}
+	all := map[*generation][]string{}
+	w.s.mu.Lock()
+	for _, g := range w.s.generations {
+		for _, name := range g.listenersOf() {
+			if _, known := w.closedAt(g, name); !known && out(g, name) {
+				all[g] = append(all[g], name)
+			}
+		}
+	}
+	w.s.mu.Unlock()
+	if len(all) == 0 {
 		return nil
 	}
 	if err := w.s.steering.fence(); err != nil {
 		return err
 	}
-	for _, g := range out {
+	for g, names := range all {
 		// In this order: a handshake that finishes in between is in both.
-		q, err := w.s.steering.waiting(g.sockets)
+		queued, err := w.s.steering.queued(g.socketsOf(names))
 		if err != nil {
 			return err
 		}
@@ -104,11 +120,31 @@ func (w *watch) shut(out ...*generation) error {
 		if err != nil {
 			return err
 		}
-		if counts, err := w.s.accounts.of(g); err == nil {
-			w.closed[g] = closedAt{sum(counts)[flows.Established], q.HalfOpen, runs}
+		counts, err := w.s.accounts.of(g)
+		if err != nil {
+			continue // it has none
+		}
+		then := w.closed[g]
+		if then == nil {
+			then = &closedAt{runs: runs, listeners: map[string]closedListener{}}
+			w.closed[g] = then
+		}
+		for _, name := range names {
+			at := closedListener{established: counts[name][flows.Established], dialed: g.dialed.on(name)}
+			for _, sock := range g.sockets[name] {
+				at.halfOpen += queued[sock.cookie].HalfOpen
+			}
+			then.listeners[name] = at
 		}
 	}
 	return nil
+}
+
+func (w *watch) closedAt(g *generation, listener string) (at closedListener, ok bool) {
+	if then := w.closed[g]; then != nil {
+		at, ok = then.listeners[listener]
+	}
+	return at, ok
 }
 
 // read adds a reading.
@@ -133,8 +169,10 @@ func (w *watch) read() (err error) {
 				now.err = err
 			}
 		default:
+			sd.established = make(map[string]uint64, len(counts))
 			for _, l := range g.recipe.config.Listeners {
 				sd.flows.Add(counts[l.Name])
+				sd.established[l.Name] = counts[l.Name][flows.Established]
 				if l.Protocol.IsHTTP() {
 					sd.http.Add(counts[l.Name])
 				}

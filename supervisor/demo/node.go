@@ -268,6 +268,15 @@ func (n *Node) ReleaseUnwatched(ctx context.Context, file string) (*Result, erro
 	return n.release(ctx, "--no-verify", "--config", file)
 }
 
+// ReleaseOf is Release of some listeners alone, with a ramp.
+func (n *Node) ReleaseOf(ctx context.Context, file, ramp string, listeners ...string) (*Result, error) {
+	args := []string{"--config", file, "--ramp", ramp}
+	for _, l := range listeners {
+		args = append(args, "--listener", l)
+	}
+	return n.release(ctx, args...)
+}
+
 func (n *Node) release(ctx context.Context, args ...string) (*Result, error) {
 	cmd := exec.CommandContext(ctx, n.executable, append([]string{"--socket", n.socket, "-o", "json", "release"}, args...)...)
 	var stdout, stderr bytes.Buffer

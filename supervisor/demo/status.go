@@ -16,8 +16,9 @@ type Status struct {
 		Message       string // what it says of itself
 	}
 	Listeners []struct {
-		Name   string
-		Closed bool
+		Name       string
+		Closed     bool
+		Generation int // who gets its new flows
 	}
 	Slots []struct {
 		Slot    int

@@ -50,7 +50,7 @@ func TestAnotherVersionIsRefused(t *testing.T) {
 				t.Fatal(err)
 			}
 			return func() { os.WriteFile(file, text, 0o600) }
-		}, "has layout 99, this baton reads layout 2"},
+		}, "has layout 99, this baton reads layouts 2 and 3"},
 		{"keeper", func(t *testing.T) func() {
 			path := supervisor.KeeperSocket(run)
 			if err := os.Rename(path, path+".kept"); err != nil {

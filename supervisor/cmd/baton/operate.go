@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -77,7 +78,11 @@ func printRelease(r supervisor.ReleaseStatus) {
 	if r.Paused {
 		paused = ", paused"
 	}
-	fmt.Printf("release %d is in %s%s: generation %d gets %.0f%% of new flows\n", r.ID, r.Stage, paused, r.Generation, r.Weight*100)
+	of := ""
+	if len(r.Listeners) > 0 {
+		of = " of " + strings.Join(r.Listeners, ", ")
+	}
+	fmt.Printf("release %d is in %s%s: generation %d gets %.0f%% of new flows%s\n", r.ID, r.Stage, paused, r.Generation, r.Weight*100, of)
 }
 
 // completeDraining offers the generations that drain.

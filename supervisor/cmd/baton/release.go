@@ -24,6 +24,10 @@ func newReleaseCommand() *cobra.Command {
 		Short: "Replace the generation; wait for the verdict and print it",
 		Long: `Replace the generation; wait for the verdict and print it.
 
+With --listener the candidate gets the new flows of that listener alone, and the
+others stay where they are. A listener belongs to the generation that it was last
+released for; a generation without any drains. Without --listener a release is of all.
+
 One release runs, one waits; a later request takes the waiting one's place.
 Exit codes: 0 passed, 1 failed, 2 usage, 3 failed and rolled back,
 4 inconclusive and held, 5 refused before any flow moved (or superseded),
@@ -48,6 +52,7 @@ Exit codes: 0 passed, 1 failed, 2 usage, 3 failed and rolled back,
 	cmd.Flags().StringVarP(&req.ConfigPath, "config", "c", "", "configuration file (default: the supervisor's own, as it is now)")
 	cmd.Flags().StringVar(&req.Binary, "binary", "", "binary in place of the first word of proxy.command")
 	cmd.Flags().StringVar(&ramp, "ramp", "", "shares of new flows, such as 1%,25%,100% (default: release.ramp)")
+	cmd.Flags().StringArrayVar(&req.Listeners, "listener", nil, "listener whose new flows alone the candidate gets; may be given again (default: all)")
 	cmd.Flags().BoolVar(&req.NoVerify, "no-verify", false, "pass without watching the candidate")
 	return cmd
 }
@@ -104,6 +109,9 @@ func printResult(r supervisor.Result) {
 		if r.Previous != 0 {
 			fmt.Printf(" after %d", r.Previous)
 		}
+	}
+	if len(r.Listeners) > 0 {
+		fmt.Printf(", for %s alone", strings.Join(r.Listeners, ", "))
 	}
 	fmt.Println()
 	if r.Reason != "" {

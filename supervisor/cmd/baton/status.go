@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 
 	"text/tabwriter"
 	"time"
@@ -66,13 +68,17 @@ func printStatus(st supervisor.Status) {
 	printGenerations(st.Generations)
 	fmt.Println()
 	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "LISTENER\tADDRESS\tPROTOCOL\tSINK\tLOST\tMIGRATED")
+	fmt.Fprintln(w, "LISTENER\tADDRESS\tPROTOCOL\tGENERATION\tSINK\tLOST\tMIGRATED")
 	for _, l := range st.Listeners {
 		protocol := l.Protocol
 		if l.Closed {
 			protocol += " (closed)"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\n", l.Name, l.Address, protocol, l.Runs["sink"], l.Runs["lost"], l.Runs["migrated"])
+		owner := "-"
+		if l.Generation != 0 {
+			owner = strconv.FormatUint(l.Generation, 10)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%d\n", l.Name, l.Address, protocol, owner, l.Runs["sink"], l.Runs["lost"], l.Runs["migrated"])
 	}
 	w.Flush()
 }
@@ -89,7 +95,11 @@ func printGenerations(all []supervisor.GenerationStatus) {
 		if !g.Started.IsZero() {
 			age = time.Since(g.Started).Round(time.Second).String()
 		}
-		fmt.Fprintf(w, "%d\t%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", g.ID, g.State, g.Slot, g.PID, age, ends, account(g.Ledger), g.Binary, g.Config, g.Message)
+		state := string(g.State)
+		if len(g.Listeners) > 0 {
+			state += " " + strings.Join(g.Listeners, ",")
+		}
+		fmt.Fprintf(w, "%d\t%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", g.ID, state, g.Slot, g.PID, age, ends, account(g.Ledger), g.Binary, g.Config, g.Message)
 	}
 	w.Flush()
 }

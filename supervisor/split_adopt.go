@@ -1,0 +1,107 @@
+package supervisor
+
+import "github.com/baton-mesh/baton/bpf/reuseport"
+
+// What the next supervisor has to know of listeners that are split: where their new
+// flows go it reads from the kernel, and from the file only where the kernel knows nothing.
+
+// noteSplit writes down who has which listeners. s.mu is held.
+func (s *Supervisor) noteSplit() {
+	st := &s.state
+	st.Version, st.Current, st.Own, st.Loan = stateVersion, 0, idsOf(s.owners()), nil
+	if g := s.shift.current; g != nil {
+		st.Current = g.id
+	}
+	if l := s.borrowed; l != nil {
+		st.Loan = &stateLoan{By: l.by.id, From: idsOf(l.from)}
+	}
+	if st.Own != nil || st.Loan != nil || st.PreviousOf != nil {
+		st.Version = splitVersion
+	}
+}
+
+func idsOf(generations map[string]*generation) map[string]uint64 {
+	if len(generations) == 0 {
+		return nil
+	}
+	all := map[string]uint64{}
+	for name, g := range generations {
+		all[name] = 0
+		if g != nil {
+			all[name] = g.id
+		}
+	}
+	return all
+}
+
+// byID finds generations that live; nil stands for those that do not. s.mu is held.
+func (s *Supervisor) byID(ids map[string]uint64) map[string]*generation {
+	all := map[string]*generation{}
+	for name, id := range ids {
+		all[name] = nil
+		for _, g := range s.generations {
+			if g.id == id && !g.leftover() {
+				all[name] = g
+			}
+		}
+	}
+	return all
+}
+
+// readOwn learns which listeners have a shift of their own. s.mu is held.
+func (s *Supervisor) readOwn(all reuseport.Shift, serves func(*generation) bool) {
+	by, ok := s.steering.(*steering)
+	if !ok {
+		return
+	}
+	for name, word := range by.ownWords() {
+		f := shiftInForce{current: s.slots[word.Current], other: s.slots[word.Other], weight: float64(word.Weight) / 65536, salt: word.Salt}
+		if !serves(f.current) {
+			f.current = nil
+		}
+		// What stands there beside a whole shift is who has the other listeners.
+		if !serves(f.other) || f.other == f.current || word.Weight == 0 && word.Other == all.Current {
+			f.other, f.weight = nil, 0
+		}
+		if f.current == nil {
+			f = shiftInForce{current: f.other, salt: f.salt}
+		}
+		s.own[name] = f
+	}
+	s.settle()
+}
+
+// ownWords are the shifts that listeners have of their own, by name.
+func (s *steering) ownWords() map[string]reuseport.Shift {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	words := map[string]reuseport.Shift{}
+	s.ownShifts = map[uint32]bool{}
+	note := func(name string, number uint32) {
+		if word := s.node.Shift(number); word.Salt != 0 {
+			words[name] = word
+			s.ownShifts[number] = true
+		}
+	}
+	for _, l := range s.listeners {
+		note(l.name, l.group.Number())
+	}
+	s.datagrams.each(note)
+	return words
+}
+
+// readLoan goes on with what a rollback would give back. s.mu is held.
+func (s *Supervisor) readLoan() {
+	l := s.state.Loan
+	if l == nil {
+		return
+	}
+	by := s.byID(map[string]uint64{"": l.By})[""]
+	from := s.byID(l.From)
+	for name, id := range l.From {
+		if by == nil || id == 0 || from[name] == nil {
+			return
+		}
+	}
+	s.borrowed = &loan{by, from}
+}
