@@ -270,13 +270,6 @@ func (s *Supervisor) adopt() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, g := range s.generations {
-		if d := s.steering.datagramGroups(); d != nil && !g.leftover() {
-			if err := d.ensureAll(g.recipe.config); err != nil {
-				s.log.Error("the datagrams of a generation have no sink", "generation", g.id, "error", err)
-			}
-		}
-	}
-	for _, g := range s.generations {
 		if g.leftover() {
 			continue
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -12,7 +13,8 @@ import (
 	"github.com/baton-mesh/baton/proxy/config"
 )
 
-// datagrams are the groups of UDP sockets of a node.
+// datagrams is what listeners of UDP need beside those of TCP: the program that
+// reads connection IDs, with the keys of the encrypted ones.
 //
 // They differ from those of TCP in what a socket means. A generation's UDP socket
 // carries its flows, not only new ones: it stays in its slot until the process
@@ -20,108 +22,52 @@ import (
 // And the sink takes nothing: a datagram that is nobody's is lost, silently
 // (docs/decisions/013).
 type datagrams struct {
-	node   *reuseport.Node
-	attach bool
+	node     *reuseport.Node
+	serverID uint32
+	at       func(l config.Listener, udp bool) *listener
 
-	mu       sync.Mutex
-	serverID uint32 // in whose connection IDs the program finds slots; 0 before there is one
-	keys     *cidkeys.Table
-	groups   map[string]*datagramGroup // by listener
-}
-
-type datagramGroup struct {
-	conf  config.Listener
-	group *reuseport.Group
-	sink  socket
+	mu   sync.Mutex
+	keys *cidkeys.Table // nil until load
 }
 
 // socketBuffer is what a UDP socket may queue, in octets: a burst of QUIC at a
 // gigabit for some 50 ms. A generation may not set it above net.core.rmem_max.
 const socketBuffer = 7 << 20
 
-// ensure makes the group of a listener, if it is not there, with the program on
-// it before any generation joins.
-func (d *datagrams) ensure(l config.Listener, serverID uint32) (*datagramGroup, error) {
+// load loads the program, once.
+func (d *datagrams) load() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if g := d.groups[l.Name]; g != nil {
-		return g, nil
+	if d.keys != nil {
+		return nil
 	}
-	if d.keys == nil {
-		keys, err := cidkeys.New()
-		if err != nil {
-			return nil, err
-		}
-		if err := d.node.Datagrams(serverID, keys); err != nil {
-			keys.Close()
-			return nil, err
-		}
-		d.serverID, d.keys, d.groups = serverID, keys, map[string]*datagramGroup{}
+	keys, err := cidkeys.New()
+	if err != nil {
+		return err
 	}
-	address := reuseport.Address{AddrPort: l.AddrPort(), DualStack: l.DualStack, UDP: true}
+	if err := d.node.Datagrams(d.serverID, keys); err != nil {
+		keys.Close()
+		return err
+	}
+	d.keys = keys
+	return nil
+}
+
+// forget is the silence that ends a flow; 0 is QUIC, whose connections end by
+// themselves.
+func forget(l config.Listener) time.Duration {
 	if l.Protocol == config.UDP {
-		address.Forget = l.IdleTimeout
+		return l.IdleTimeout
 	}
-	number, err := d.number(address)
-	if err != nil {
-		return nil, err
-	}
-	group, err := d.node.Group(number, address)
-	if err != nil {
-		return nil, err
-	}
-	g := &datagramGroup{conf: l, group: group, sink: socket{fd: -1}}
-	if d.attach {
-		if g.sink, err = silentSink(l, group); err != nil {
-			return nil, err
-		}
-	}
-	d.groups[l.Name] = g
-	return g, nil
+	return 0
 }
 
-// number is what the address had under an earlier supervisor, or else the highest
-// that is free: those of TCP are counted from below.
-func (d *datagrams) number(address reuseport.Address) (uint32, error) {
-	if had, err := d.node.Number(address); had != 0 || err != nil {
-		return had, err
-	}
-	taken, err := d.node.Numbers()
+// silence makes a listener's sink: a socket that no datagram enters and that
+// answers none.
+func silence(l *listener) (err error) {
+	s, err := bindUDP(l.conf, true)
 	if err != nil {
-		return 0, err
-	}
-	number := uint32(reuseport.MaxListeners)
-	for taken[number] {
-		number--
-	}
-	return number, nil
-}
-
-// numberOf is a listener's number, where it takes datagrams.
-func (d *datagrams) numberOf(name string) (uint32, bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	g := d.groups[name]
-	if g == nil {
-		return 0, false
-	}
-	return g.group.Number(), true
-}
-
-// each calls f with each listener's name and number.
-func (d *datagrams) each(f func(name string, number uint32)) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for name, g := range d.groups {
-		f(name, g.group.Number())
-	}
-}
-
-// silentSink makes a socket that no datagram enters and that answers none.
-func silentSink(l config.Listener, group *reuseport.Group) (_ socket, err error) {
-	s, err := bindUDP(l, true)
-	if err != nil {
-		return socket{}, err
+		return err
 	}
 	defer func() {
 		if err != nil {
@@ -132,15 +78,18 @@ func silentSink(l config.Listener, group *reuseport.Group) (_ socket, err error)
 	// drops a datagram as if its checksum were wrong.
 	drop := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K}}
 	if err := unix.SetsockoptSockFprog(s.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &drop[0]}); err != nil {
-		return socket{}, fmt.Errorf("sink of listener %s: attach a filter: %w", l.Name, err)
+		return fmt.Errorf("sink of listener %s: attach a filter: %w", l.name, err)
 	}
-	if err := group.Attach(s.fd); err != nil {
-		return socket{}, err
+	if err := l.group.Attach(s.fd); err != nil {
+		return err
 	}
-	if err := group.SetSink(s.fd); err != nil {
-		return socket{}, err
+	if l.open {
+		if err := l.group.SetSink(s.fd); err != nil {
+			return err
+		}
 	}
-	return s, nil
+	l.sink = s
+	return nil
 }
 
 // bindUDP makes a UDP socket at the listener's address that may share it with
@@ -159,26 +108,13 @@ func bindUDP(l config.Listener, nonblocking bool) (socket, error) {
 	return s, nil
 }
 
-// ensureAll makes the groups of all listeners that take datagrams.
-func (d *datagrams) ensureAll(c *config.Config) error {
-	for _, l := range c.Listeners {
-		if !l.HasDatagrams() {
-			continue
-		}
-		if _, err := d.ensure(l, c.Node.ServerID); err != nil {
-			return fmt.Errorf("datagrams of listener %s: %w", l.Name, err)
-		}
-	}
-	return nil
-}
-
 // sameNumber refuses a generation whose connection IDs would be another node's. A
 // supervisor that was restarted with another number has the one of the generations
 // that it found as long as it runs: their connections have IDs with that.
 func (d *datagrams) sameNumber(c *config.Config) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.serverID == 0 || c.Node.ServerID == d.serverID {
+	if d.keys == nil || c.Node.ServerID == d.serverID {
 		return nil
 	}
 	return fmt.Errorf("node.server_id is %d, and that of the connections which were found is %d: let all generations end, then start anew", c.Node.ServerID, d.serverID)
@@ -192,9 +128,6 @@ func (d *datagrams) bind(c *config.Config) (all map[string][]socket, err error) 
 			closeAll(all)
 		}
 	}()
-	if err := d.ensureAll(c); err != nil {
-		return nil, err
-	}
 	if err := d.sameNumber(c); err != nil {
 		return nil, err
 	}
@@ -223,10 +156,11 @@ func (d *datagrams) fill(slot uint8, c *config.Config, sockets map[string][]sock
 		if len(fds) == 0 {
 			continue
 		}
-		d.mu.Lock()
-		g := d.groups[l.Name]
-		d.mu.Unlock()
-		if err := g.group.Fill(slot, choiceOf(l), fds); err != nil {
+		at := d.at(l, true)
+		if at == nil {
+			return fmt.Errorf("there is no listener %s any more", nameOf(l, true))
+		}
+		if err := at.group.Fill(slot, choiceOf(l), fds); err != nil {
 			return err
 		}
 	}
@@ -240,11 +174,6 @@ func (d *datagrams) dead(slot uint8) { d.node.EmptyDatagrams(slot) }
 func (d *datagrams) close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, g := range d.groups {
-		if g.sink.fd >= 0 {
-			g.sink.close()
-		}
-	}
 	if d.keys == nil {
 		return nil
 	}

@@ -4,32 +4,62 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/proxy/contract"
 	"github.com/baton-mesh/baton/supervisor/ports"
 )
 
-// A listener of the node is an address: two names for it are one listener, and
-// one name that moves is two. It is open as long as somebody in the shift serves
-// it; a client that comes before or after is refused by the steering program,
-// and no sink keeps it waiting.
+// A listener of the node is an address of TCP or UDP: two names for it are one
+// listener, and one name that moves is two. It is open as long as somebody in the
+// shift serves it; a client that comes before or after is refused by the steering
+// program, and no sink keeps it waiting.
 
-// addresses are the listeners with streams of one configuration.
+// addresses are the listeners of one configuration.
 type addresses map[reuseport.Address]bool
 
-func addressOf(l config.Listener) reuseport.Address {
-	return reuseport.Address{AddrPort: l.AddrPort(), DualStack: l.DualStack}
+func addressOf(l config.Listener, udp bool) reuseport.Address {
+	return reuseport.Address{AddrPort: l.AddrPort(), DualStack: l.DualStack, UDP: udp}
+}
+
+// halves are the listeners of the node that one of a configuration is: false for
+// TCP, true for UDP, both where http3 shares the port.
+func halves(l config.Listener) (udp []bool) {
+	if l.Protocol.HasStreams() {
+		udp = append(udp, false)
+	}
+	if l.HasDatagrams() {
+		udp = append(udp, true)
+	}
+	return udp
 }
 
 func addressesOf(c *config.Config) addresses {
 	all := addresses{}
 	for _, l := range c.Listeners {
-		if l.Protocol.HasStreams() {
-			all[addressOf(l)] = true
+		for _, udp := range halves(l) {
+			all[addressOf(l, udp)] = true
 		}
 	}
 	return all
+}
+
+// nameOf is what a listener's sockets are called where they are handed over.
+func nameOf(l config.Listener, udp bool) string {
+	if udp {
+		return l.Name + contract.UDPSuffix
+	}
+	return l.Name
+}
+
+// spokenOn is what is spoken there: http3 beside the https of the same name.
+func spokenOn(l config.Listener, udp bool) config.Protocol {
+	if udp && l.Protocol != config.UDP {
+		return "http3"
+	}
+	return l.Protocol
 }
 
 // all are the listeners as they are now.
@@ -40,30 +70,60 @@ func (s *steering) all() []*listener {
 }
 
 // at finds a listener.
-func (s *steering) at(l config.Listener) *listener {
+func (s *steering) at(l config.Listener, udp bool) *listener {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.byAddress[addressOf(l)]
+	return s.byAddress[addressOf(l, udp)]
 }
 
 // admit makes the listeners of a configuration that are not there yet, closed:
 // the program is on the group before a candidate's socket joins it.
 func (s *steering) admit(c *config.Config) error {
-	for _, conf := range c.Listeners {
-		if !conf.Protocol.HasStreams() || s.at(conf) != nil {
-			continue
-		}
-		if err := s.add(conf, false); err != nil {
-			return err
+	return s.addAll(c.Listeners, false)
+}
+
+func (s *steering) addAll(all []config.Listener, open bool) error {
+	for _, conf := range all {
+		for _, udp := range halves(conf) {
+			if l := s.at(conf, udp); l != nil {
+				if err := s.remember(l, forget(conf)); err != nil {
+					return err
+				}
+				continue
+			}
+			if err := s.add(conf, udp, open); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-func (s *steering) add(conf config.Listener, open bool) error {
+// remember keeps the flows of a listener of UDP together for the longest silence
+// that one of its generations has ever waited: they end there, and not in the tables.
+func (s *steering) remember(l *listener, silence time.Duration) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	address := addressOf(conf)
+	if silence <= forget(l.conf) {
+		return nil
+	}
+	if err := l.group.Remember(silence); err != nil {
+		return err
+	}
+	l.conf.IdleTimeout = silence
+	return nil
+}
+
+func (s *steering) add(conf config.Listener, udp, open bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	address := addressOf(conf, udp)
+	if udp {
+		if err := s.datagrams.load(); err != nil {
+			return err
+		}
+		address.Forget = forget(conf)
+	}
 	number, err := s.node.Number(address) // an earlier supervisor's, whose slots are filled under it
 	if number == 0 && err == nil {
 		number, err = s.freeNumber()
@@ -75,30 +135,32 @@ func (s *steering) add(conf config.Listener, open bool) error {
 	if err != nil {
 		return err
 	}
-	l := &listener{name: conf.Name, address: conf.Address, protocol: conf.Protocol, conf: conf, group: group, sink: socket{fd: -1}, open: open}
+	l := &listener{name: nameOf(conf, udp), address: conf.Address, protocol: spokenOn(conf, udp), udp: udp, conf: conf, group: group, sink: socket{fd: -1}, open: open}
 	if s.attach { // a sink without a program would take its share of flows
-		if err := s.renewSink(l); err != nil {
+		makeSink := s.renewSink
+		if udp {
+			makeSink = silence
+		}
+		if err := makeSink(l); err != nil {
 			return errors.Join(err, group.Remove())
 		}
 	}
 	l.lostBefore = l.lost()
 	s.listeners = append(s.listeners, l)
-	s.byAddress[address] = l
+	s.byAddress[l.at()] = l
 	s.numbers[number] = true
 	return nil
 }
 
-// freeNumber goes round, so that a number rests as long as possible; those of
-// datagrams are counted from above. s.mu is held.
+// freeNumber goes round, so that a number rests as long as possible. s.mu is held.
 func (s *steering) freeNumber() (uint32, error) {
-	most := uint32(reuseport.MaxListeners - s.datagrams.count())
-	for range most {
-		s.lastNumber = s.lastNumber%most + 1
+	for range reuseport.MaxListeners {
+		s.lastNumber = s.lastNumber%reuseport.MaxListeners + 1
 		if !s.numbers[s.lastNumber] {
 			return s.lastNumber, nil
 		}
 	}
-	return 0, fmt.Errorf("%d listeners, those of generations that drain among them: there are no more", most)
+	return 0, fmt.Errorf("%d listeners, those of generations that drain among them: there are no more", reuseport.MaxListeners)
 }
 
 // shut closes the listeners that nobody of those given serves. It comes before
@@ -112,7 +174,7 @@ func (s *steering) shut(serving ...addresses) {
 		}
 	}
 	for _, l := range s.listeners {
-		if !l.open || served(addressOf(l.conf), serving) {
+		if !l.open || served(l.at(), serving) {
 			continue
 		}
 		l.open, l.lostBefore = false, l.lost()
@@ -138,7 +200,7 @@ func (s *steering) unshut(serving ...addresses) error {
 	defer s.mu.Unlock()
 	var errs []error
 	for _, l := range s.listeners {
-		if l.open || !served(addressOf(l.conf), serving) {
+		if l.open || !served(l.at(), serving) {
 			continue
 		}
 		s.refused += less(l.lost(), l.lostBefore)
@@ -156,7 +218,7 @@ func (s *steering) forget(living ...addresses) error {
 	defer s.mu.Unlock()
 	var errs []error
 	s.listeners = slices.DeleteFunc(s.listeners, func(l *listener) bool {
-		at := addressOf(l.conf)
+		at := l.at()
 		if l.open || served(at, living) {
 			return false
 		}
@@ -179,16 +241,24 @@ func (s *steering) rename(c *config.Config, only []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, conf := range c.Listeners {
-		l := s.byAddress[addressOf(conf)]
-		if l == nil || !conf.Protocol.HasStreams() || only != nil && !slices.Contains(only, conf.Name) {
+		if only != nil && !slices.Contains(only, conf.Name) {
 			continue
 		}
-		l.name, l.protocol = conf.Name, conf.Protocol
-		l.sinkMu.Lock()
-		l.conf.Name, l.conf.Backlog = conf.Name, conf.Backlog
-		l.sinkMu.Unlock()
+		for _, udp := range halves(conf) {
+			l := s.byAddress[addressOf(conf, udp)]
+			if l == nil {
+				continue
+			}
+			l.name, l.protocol = nameOf(conf, udp), spokenOn(conf, udp)
+			l.sinkMu.Lock()
+			l.conf.Name, l.conf.Backlog = conf.Name, conf.Backlog
+			l.sinkMu.Unlock()
+		}
 	}
 }
+
+// at is what the listener is known by.
+func (l *listener) at() reuseport.Address { return addressOf(l.conf, l.udp) }
 
 // lost is how many runs on the listener found nobody.
 func (l *listener) lost() uint64 {
@@ -223,13 +293,16 @@ func (s *steering) counts(slot int) (reuseport.Counts, error) {
 func (s *steering) overlaps(c *config.Config) (problems []string) {
 	all := s.all()
 	for _, conf := range c.Listeners {
-		if !conf.Protocol.HasStreams() || s.at(conf) != nil {
-			continue
-		}
-		for _, have := range all {
-			if ports.Overlap(conf.AddrPort(), conf.DualStack, have.conf.AddrPort(), have.conf.DualStack) {
-				problems = append(problems, fmt.Sprintf("listener %s on %s overlaps %s, which is served until its last generation has ended: take it out by one release and add this one by another", conf.Name, conf.Address, have.address))
-				break
+		for _, udp := range halves(conf) {
+			have := s.at(conf, udp)
+			if have != nil && (conf.Protocol == config.UDP) == (have.conf.Protocol == config.UDP) {
+				continue // QUIC and other datagrams are told apart by the address
+			}
+			for _, other := range all {
+				if other.udp == udp && ports.Overlap(conf.AddrPort(), conf.DualStack, other.conf.AddrPort(), other.conf.DualStack) {
+					problems = append(problems, fmt.Sprintf("listener %s on %s overlaps %s, which is served until its last generation has ended: take it out by one release and add this one by another", conf.Name, conf.Address, other.address))
+					break
+				}
 			}
 		}
 	}
@@ -302,6 +375,17 @@ func (s *Supervisor) adoptedListeners() []config.Listener {
 	return all
 }
 
+// numberInIDs is the node's number in connection IDs: that of the connections which
+// adopted generations have, whatever the file says by now.
+func (s *Supervisor) numberInIDs() uint32 {
+	for _, g := range s.generations {
+		if !g.leftover() && slices.ContainsFunc(g.recipe.config.Listeners, config.Listener.HasDatagrams) {
+			return g.recipe.config.Node.ServerID
+		}
+	}
+	return s.config.Node.ServerID
+}
+
 // addresses are the listeners of who is in the shift.
 func (f *shiftInForce) addresses() (all []addresses) {
 	for _, g := range []*generation{f.current, f.other} {
@@ -328,7 +412,7 @@ func (s *Supervisor) admit(r *release) error {
 func (s *Supervisor) sameListeners(c *config.Config) []string {
 	by, ok := s.steering.(*steering)
 	if ok {
-		return append(by.overlaps(c), by.datagrams.changed(c)...)
+		return by.overlaps(c)
 	}
 	var problems []string
 	wanted := make(map[string]config.Listener, len(c.Listeners))
@@ -352,28 +436,4 @@ func (s *Supervisor) sameListeners(c *config.Config) []string {
 		}
 	}
 	return problems
-}
-
-// changed names what a configuration would do to UDP sockets that it cannot:
-// theirs are the flows, not only the new ones, so their groups stay.
-func (d *datagrams) changed(c *config.Config) (problems []string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for name, g := range d.groups {
-		i := slices.IndexFunc(c.Listeners, func(l config.Listener) bool { return l.Name == name })
-		switch {
-		case i < 0:
-			problems = append(problems, fmt.Sprintf("listener %s, which takes datagrams, would be removed: that needs a restart of the supervisor", name))
-		case c.Listeners[i].Address != g.conf.Address || c.Listeners[i].DualStack != g.conf.DualStack:
-			problems = append(problems, fmt.Sprintf("listener %s, which takes datagrams, would move from %s to %s: that needs a restart of the supervisor", name, g.conf.Address, c.Listeners[i].Address))
-		}
-	}
-	slices.Sort(problems)
-	return problems
-}
-
-func (d *datagrams) count() int {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return len(d.groups)
 }

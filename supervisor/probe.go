@@ -82,7 +82,7 @@ func (s *Supervisor) probeListener(ctx context.Context, by *steering, g *generat
 	if !l.Protocol.HasStreams() {
 		return nil // no datagram has an answer that could be waited for
 	}
-	group := by.at(l).group
+	group := by.at(l, false).group
 	before, err := group.Counters()
 	if err != nil {
 		return err

@@ -77,16 +77,13 @@ func (s *steering) ownWords() map[string]reuseport.Shift {
 	defer s.mu.Unlock()
 	words := map[string]reuseport.Shift{}
 	s.ownShifts = map[uint32]bool{}
-	note := func(name string, number uint32) {
+	for _, l := range s.listeners {
+		number := l.group.Number()
 		if word := s.node.Shift(number); word.Salt != 0 {
-			words[name] = word
+			words[l.conf.Name] = word
 			s.ownShifts[number] = true
 		}
 	}
-	for _, l := range s.listeners {
-		note(l.name, l.group.Number())
-	}
-	s.datagrams.each(note)
 	return words
 }
 

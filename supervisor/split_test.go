@@ -180,9 +180,9 @@ func TestMisroutedFlowOfAListenerIsFound(t *testing.T) {
 	}
 	eventually(t, "it is watched", func() bool { st := n.s.Status().Release; return st != nil && st.Weight == 0.5 })
 	by := n.s.steering.(*steering)
-	word := by.node.Shift(by.at(n.conf.Listeners[1]).group.Number())
+	word := by.node.Shift(by.at(n.conf.Listeners[1], false).group.Number())
 	word.Current = word.Other
-	by.node.SetShift(by.at(n.conf.Listeners[2]).group.Number(), word) // of b
+	by.node.SetShift(by.at(n.conf.Listeners[2], false).group.Number(), word) // of b
 	if got, err := answers(n.conf.Listeners[2].Address, "/"); got != "2" || err != nil {
 		t.Fatalf("%q, %v", got, err)
 	}
@@ -190,6 +190,6 @@ func TestMisroutedFlowOfAListenerIsFound(t *testing.T) {
 	if res.Outcome != RolledBack || !strings.Contains(res.Reason, "1 flows of listener b reached generation 2") {
 		t.Errorf("%+v", res)
 	}
-	by.node.ClearShift(by.at(n.conf.Listeners[2]).group.Number())
+	by.node.ClearShift(by.at(n.conf.Listeners[2], false).group.Number())
 	n.wantOwners(1, 1, 1)
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -43,6 +44,7 @@ type listener struct {
 	name       string
 	address    string
 	protocol   config.Protocol
+	udp        bool
 	group      *reuseport.Group
 	open       bool   // it has its sink
 	lostBefore uint64 // runs that found nobody, before it was closed
@@ -91,8 +93,9 @@ func openNode(pins string, again bool, kept map[string]int) (_ *reuseport.Node, 
 
 // openSteering makes the groups and sinks of listeners, and, again, of those that
 // adopted generations have. The listeners are then closed until it is read who serves;
-// but where the tables are fresh, and know nobody yet, clients wait.
-func openSteering(listeners []config.Listener, pins string, attach, again bool, kept map[string]int, mark func(socket)) (_ *steering, err error) {
+// but where the tables are fresh, and know nobody yet, clients wait. serverID is in
+// whose connection IDs the program of datagrams finds slots.
+func openSteering(listeners []config.Listener, serverID uint32, pins string, attach, again bool, kept map[string]int, mark func(socket)) (_ *steering, err error) {
 	s := &steering{attach: attach, mark: mark, byAddress: map[reuseport.Address]*listener{}}
 	defer func() {
 		if err != nil {
@@ -106,19 +109,11 @@ func openSteering(listeners []config.Listener, pins string, attach, again bool, 
 	if s.numbers, err = s.node.Numbers(); err != nil {
 		return nil, err
 	}
-	s.datagrams = &datagrams{node: s.node, attach: attach}
+	s.datagrams = &datagrams{node: s.node, serverID: serverID, at: s.at}
 	if s.queues, err = iter.Open(); err != nil {
 		return nil, err
 	}
-	for _, conf := range listeners {
-		if !conf.Protocol.HasStreams() || s.at(conf) != nil {
-			continue
-		}
-		if err := s.add(conf, fresh); err != nil {
-			return nil, err
-		}
-	}
-	return s, nil
+	return s, s.addAll(listeners, fresh)
 }
 
 // renewSink (docs/decisions/002) puts a fresh socket in the sink's place and closes the old one. The
@@ -212,7 +207,7 @@ func (s *steering) fill(slot uint8, c *config.Config, sockets map[string][]socke
 		for _, sock := range sockets[conf.Name] {
 			fds = append(fds, sock.fd)
 		}
-		l := s.at(conf)
+		l := s.at(conf, false)
 		if l == nil {
 			return fmt.Errorf("there is no listener %s any more", conf.Name)
 		}
@@ -252,12 +247,9 @@ func (s *steering) shift(all reuseport.Shift, own map[string]reuseport.Shift) {
 // datagrams. s.mu is held.
 func (s *steering) numbersOf(name string) (all []uint32) {
 	for _, l := range s.listeners {
-		if l.name == name {
+		if l.conf.Name == name {
 			all = append(all, l.group.Number())
 		}
-	}
-	if n, ok := s.datagrams.numberOf(name); ok {
-		all = append(all, n)
 	}
 	return all
 }
@@ -267,7 +259,7 @@ func (s *steering) numbersOf(name string) (all []uint32) {
 func (s *steering) inSlot(g *generation) (in, all int, err error) {
 	for _, conf := range g.recipe.config.Listeners {
 		workers := g.sockets[conf.Name]
-		l := s.at(conf)
+		l := s.at(conf, false)
 		if l == nil {
 			continue // it has no streams
 		}
@@ -322,7 +314,7 @@ func (s *steering) emptySinks() error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	all := s.listeners
+	all := slices.DeleteFunc(slices.Clone(s.listeners), func(l *listener) bool { return l.udp }) // nothing waits in theirs
 	sinks := make(map[string][]socket, len(all))
 	for _, l := range all {
 		sinks[l.address] = append(sinks[l.address], l.currentSink())

@@ -74,7 +74,9 @@ func (s *steering) fence() error { return s.node.Fence() }
 
 func (s *steering) closeSinks() {
 	for _, l := range s.all() {
-		l.closeSink()
+		if !l.udp { // theirs answers nobody, and keeps nobody waiting
+			l.closeSink()
+		}
 	}
 }
 

@@ -15,7 +15,7 @@
  *
  * A slot that lives is never given what another slot's connections are sent: a
  * packet that finds no socket there goes to the sink, a socket that takes nothing
- * and answers nothing. Of a slot that is dead the current one hears, and tells
+ * and answers nothing. Of a slot that is dead one in the shift hears, and tells
  * the client by a stateless reset (RFC 9000, section 10.3). SK_DROP would make
  * the kernel answer for us, by ICMP; a bare SK_PASS would hash over everybody. */
 
@@ -149,7 +149,8 @@ static __noinline bool steer_new(struct sk_reuseport_md *ctx, struct listener *l
 static __noinline bool steer_named(struct sk_reuseport_md *ctx, struct listener *l, struct owner *o)
 {
 	__u64 word = shift_in_force(l->number);
-	__u32 current = shift_current(word), slot = o->slot;
+	__u32 heir = shift_current(word), slot = o->slot;
+	__u32 draw = shift_draw(ctx->hash, shift_salt(word));
 	struct flow f;
 
 	if (is_alive(slot)) {
@@ -158,9 +159,12 @@ static __noinline bool steer_named(struct sk_reuseport_md *ctx, struct listener 
 		count(l, slot, REASON_NAMED);
 		return true;
 	}
-	if (!begin_at(ctx, l->number, current, shift_draw(ctx->hash, shift_salt(word)), &f))
-		return to_sink(ctx, l, REASON_SINK);
-	count(l, current, REASON_RESET);
+	if (!begin_at(ctx, l->number, heir, draw, &f)) {
+		heir = shift_other(word); /* the current one does not have this listener */
+		if (!begin_at(ctx, l->number, heir, draw, &f))
+			return to_sink(ctx, l, REASON_SINK);
+	}
+	count(l, heir, REASON_RESET);
 	return true;
 }
 
@@ -229,7 +233,8 @@ int datagram(struct sk_reuseport_md *ctx)
 		if (dual && steer_datagram(ctx, dual))
 			return SK_PASS;
 	}
-	/* Only before the sink is in place. */
+	/* Before the sink is in place, or where nobody in the shift has this listener:
+	 * the client is told that it is closed, by ICMP. */
 	count(l ?: dual, SLOTS, REASON_LOST);
 	return SK_DROP;
 }

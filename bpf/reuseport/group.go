@@ -112,6 +112,23 @@ func (n *Node) Group(number uint32, address Address) (*Group, error) {
 	return g, nil
 }
 
+// Remember makes a flow of UDP known for this long a silence, of packets that come
+// from now on. What is counted in the moment of the change may be lost.
+func (g *Group) Remember(silence time.Duration) error {
+	var perCPU []steerListener
+	err := g.node.listeners.Lookup(g.address, &perCPU)
+	for i := range perCPU {
+		perCPU[i].Forget = uint32(silence.Milliseconds())
+	}
+	if err == nil {
+		err = g.node.listeners.Update(g.address, perCPU, ebpf.UpdateExist)
+	}
+	if err != nil {
+		return fmt.Errorf("remember the flows of listener %d for %v: %w", g.number, silence, err)
+	}
+	return nil
+}
+
 // Number looks up the number that an address has; 0: none. After [Reopen] it has
 // the one of before.
 func (n *Node) Number(address Address) (uint32, error) {

@@ -58,7 +58,7 @@ enum reason {
 	/* Datagrams alone. */
 	REASON_NAMED,		/* to the slot and worker that the connection ID names */
 	REASON_REMEMBERED,	/* to where the first datagram of the flow went */
-	REASON_RESET,		/* the named slot is dead: the current one tells the client */
+	REASON_RESET,		/* the named slot is dead: this one tells the client */
 	REASON_STRANGER,	/* no new flow, and nobody's: to the sink, unanswered */
 	REASONS,
 };

@@ -78,6 +78,13 @@ func (l *load) each(kind string, client func() (op func() error, end func())) {
 	})
 }
 
+// count is how often a kind of client has done its operation.
+func (l *load) count(kind string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.done[kind]
+}
+
 func (l *load) finish() (done map[string]int, failed []string) {
 	l.once.Do(func() { close(l.stop) })
 	l.running.Wait()
@@ -167,16 +174,17 @@ func (c *client) doFor(patience time.Duration, method, path string, body io.Read
 	return got, nil
 }
 
+// one makes a connection for one request.
+func (l *load) one() error {
+	c := l.client(l.secure)
+	defer c.end()
+	_, err := c.do(http.MethodGet, "/small", nil)
+	return err
+}
+
 // fresh makes a connection for each request.
 func (l *load) fresh() {
-	l.each("new connections", func() (func() error, func()) {
-		return func() error {
-			c := l.client(l.secure)
-			defer c.end()
-			_, err := c.do(http.MethodGet, "/small", nil)
-			return err
-		}, func() {}
-	})
+	l.each("new connections", func() (func() error, func()) { return l.one, func() {} })
 }
 
 // kept sends its requests on a connection that it keeps for as long as it may.

@@ -29,8 +29,9 @@ func TestMain(m *testing.M) { os.Exit(node.Main(m)) }
 // site is a node with HTTP/3 and UDP, and what stands behind it.
 type site struct {
 	*demo.Node
-	udp  string
-	file string // its configuration
+	udp      string
+	file     string // its configuration
+	settings demo.Settings
 }
 
 const siteConfig = `node: {name: demo, server_id: 77}
@@ -81,12 +82,31 @@ func startSite(t *testing.T, want siteSettings) *site {
 		}
 	}()
 	t.Cleanup(func() { echo.Close(); <-ended })
-	n := node.Start(t, demo.Place{}, demo.Settings{
+	settings := demo.Settings{
 		Config:       strings.NewReplacer("UDPECHO", echo.LocalAddr().String(), "ORIGIN", cmp.Or(want.origin, "{{.Origin.HTTPAddress}}")).Replace(siteConfig),
 		Unsteered:    want.unsteered,
 		DrainTimeout: cmp.Or(want.drain, 30*time.Second), VerifyWindow: 100 * time.Millisecond,
-	})
-	return &site{Node: n, udp: n.TCP.String(), file: filepath.Join(n.Dir, "first.yaml")}
+	}
+	n := node.Start(t, demo.Place{}, settings)
+	return &site{Node: n, udp: n.TCP.String(), file: filepath.Join(n.Dir, "first.yaml"), settings: settings}
+}
+
+// write makes another file, in which each even word of the first is replaced by
+// the one behind it.
+func (s *site) write(t *testing.T, name string, replace ...string) string {
+	t.Helper()
+	changed := s.settings
+	for i := 0; i < len(replace); i += 2 {
+		if !strings.Contains(changed.Config, replace[i]) {
+			t.Fatalf("the configuration has no %q", replace[i])
+		}
+		changed.Config = strings.ReplaceAll(changed.Config, replace[i], replace[i+1])
+	}
+	file, err := s.WriteConfig(name, changed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 func (s *site) load(t *testing.T) *load {
@@ -113,7 +133,12 @@ func releases(t *testing.T, usual int) int {
 // release replaces the generation by another of the same configuration.
 func (s *site) release(t *testing.T, what string) {
 	t.Helper()
-	result, err := s.Release(t.Context(), s.file)
+	s.releaseTo(t, s.file, what)
+}
+
+func (s *site) releaseTo(t *testing.T, file, what string) {
+	t.Helper()
+	result, err := s.Release(t.Context(), file)
 	if err != nil {
 		t.Fatal(err)
 	}
