@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,6 +22,7 @@ import (
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/bpf/sockops"
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/proxy/contract"
 	"github.com/baton-mesh/baton/proxy/keys"
 	"github.com/baton-mesh/baton/supervisor/cgroup"
 	"github.com/baton-mesh/baton/supervisor/notify"
@@ -495,7 +497,7 @@ func (s *Supervisor) Status() Status {
 	}
 	s.steering.describe(&st, s.slotsUsed)
 	for i := range st.Listeners {
-		if g := s.shiftOf(st.Listeners[i].Name).current; g != nil && !st.Listeners[i].Closed {
+		if g := s.shiftOf(strings.TrimSuffix(st.Listeners[i].Name, contract.UDPSuffix)).current; g != nil && !st.Listeners[i].Closed {
 			st.Listeners[i].Generation = g.id
 		}
 	}
