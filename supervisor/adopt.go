@@ -62,21 +62,27 @@ func (s *Supervisor) findLeft(left map[string]int) {
 	}
 }
 
-// goOnWith makes the listeners of what serves the supervisor's: a file that has
-// other ones by now is for a release. Those of other generations are added to the
+// goOnWith makes the listeners of what serves the supervisor's, of a candidate only
+// where nobody else does: its release is undone. A file that has other ones by now is
+// for a release. Those of other generations are added to the
 // tables, and closed unless the shift names them.
 func (s *Supervisor) goOnWith() {
+	var of *generation
 	for _, g := range s.generations {
-		if g.leftover() || g.state != Serving {
-			continue
+		undone := s.state.Release != nil && s.state.Release.Candidate == g.id
+		if !g.leftover() && g.state == Serving && (of == nil || !undone) {
+			of = g
 		}
-		c := *s.config
-		c.Listeners = g.recipe.config.Listeners
-		if s.config.Steering != config.SteeringBPF {
-			c.Proxy.Nonblocking = g.recipe.config.Proxy.Nonblocking // of sockets that may be shared
-		}
-		s.config = &c
 	}
+	if of == nil {
+		return
+	}
+	c := *s.config
+	c.Listeners = of.recipe.config.Listeners
+	if s.config.Steering != config.SteeringBPF {
+		c.Proxy.Nonblocking = of.recipe.config.Proxy.Nonblocking // of sockets that may be shared
+	}
+	s.config = &c
 }
 
 // take is a descriptor of the keeper's, which is the caller's from now on.
@@ -345,6 +351,11 @@ func (s *Supervisor) readShift() {
 			}
 		}
 		s.settle()
+		for _, g := range s.generations { // who was to serve has ended: who served beside it
+			if s.shift.current == nil && !g.leftover() && serves(g) && g.state == Serving {
+				s.shift = shiftInForce{current: g, salt: newSalt()}
+			}
+		}
 		s.applyShift()
 		return
 	}

@@ -46,8 +46,10 @@ func (w *watch) readOwn(g *generation, sd *side, counts map[string]flows.Counts)
 			b.accepted = l.Flows.Accepted
 			balances[l.Name] = b
 		}
+		if w.r.isOf(l.Name) {
+			sd.moved.failed += l.Flows.Failed
+		}
 	}
-	sd.failed = r.Total().Flows.Failed
 	if w.s.accounts.flows != nil {
 		sd.balances = balances
 	}

@@ -138,11 +138,11 @@ func (w *watch) resets() Finding {
 		}
 	}
 	now, then := w.now().sides[w.candidate], w.first().sides[w.candidate]
-	n := less(now.http[flows.ResetUnanswered], then.http[flows.ResetUnanswered])
-	before := w.now().sides[w.previous].http[flows.ResetUnanswered]
+	n := less(now.moved.http[flows.ResetUnanswered], then.moved.http[flows.ResetUnanswered])
+	before := w.now().sides[w.previous].moved.http[flows.ResetUnanswered]
 	switch {
 	case n > 0 && before == 0:
-		return violated("the candidate accepted %d flows and reset them without an answer; generation %d never did in %d flows", n, w.previous.id, w.now().sides[w.previous].http[flows.Established])
+		return violated("the candidate accepted %d flows and reset them without an answer; generation %d never did in %d flows", n, w.previous.id, w.now().sides[w.previous].moved.http[flows.Established])
 	case n > 0:
 		return held("%d flows were reset without an answer, and %d of the generation before", n, before)
 	}
@@ -179,8 +179,9 @@ func (w *watch) errors() Finding {
 	return violated("%d of the latest %d flows failed; the budget is %v", failed, ended, v.MaxErrorRate)
 }
 
-// latest counts the flows of a generation that were answered or failed since the
-// last reading that makes them enough; those that failed, and all.
+// latest counts the flows of a generation, at the listeners that the release is of,
+// that were answered or failed since the last reading that makes them enough; those
+// that failed, and all.
 func (w *watch) latest(g *generation, enough uint64) (failed, all uint64) {
 	now := w.now().sides[g]
 	for i := len(w.readings) - 2; i >= 0; i-- {
@@ -188,8 +189,8 @@ func (w *watch) latest(g *generation, enough uint64) (failed, all uint64) {
 		if !ok {
 			break
 		}
-		failed = less(now.bad(), then.bad())
-		all = less(now.decided(), then.decided())
+		failed = less(now.moved.bad(), then.moved.bad())
+		all = less(now.moved.decided(), then.moved.decided())
 		if all >= enough {
 			break
 		}
@@ -212,12 +213,12 @@ func (w *watch) identified() Finding {
 // answer need not have failed.
 // What the generation itself counts as an error is more than the kernel sees; both
 // may know of the same flow.
-func (s side) bad() uint64 {
+func (s moved) bad() uint64 {
 	return max(s.failed, s.http[flows.Failed]+less(s.flows[flows.ResetSent], s.http[flows.ResetSent]))
 }
 
 // decided are flows of which it is known whether they failed.
-func (s side) decided() uint64 {
+func (s moved) decided() uint64 {
 	return s.http[flows.Answered] + s.http[flows.Unanswered] + less(s.flows[flows.Closed], s.http[flows.Closed])
 }
 

@@ -31,6 +31,9 @@ func (s *Supervisor) hold(r *release) {
 // backToReserve gives all new flows to the generation that was held for the case
 // that it is needed. False: there is none. s.mu is held.
 func (s *Supervisor) backToReserve() (Result, bool) {
+	if s.borrowed != nil || s.keptOnly != nil {
+		return Result{}, false // the last release was not of all, and nor is its rollback
+	}
 	old, current := s.reserve, s.shift.current
 	s.reserve = nil
 	if old == nil || !old.fit() || old.stopping || current == nil || current == old || s.stopping {
@@ -39,7 +42,11 @@ func (s *Supervisor) backToReserve() (Result, bool) {
 	r := s.instantRollback(old, current)
 	s.shift, s.own, s.borrowed = shiftInForce{current: old, salt: newSalt()}, split{}, nil
 	s.applyShift()
-	s.retire(current, current.recipe.config.Release.DrainTimeout)
+	for _, g := range s.generations {
+		if g == current || g.state == Serving && !s.owns(g) && !g.leftover() {
+			s.retire(g, current.recipe.config.Release.DrainTimeout)
+		}
+	}
 	if err := s.persist(); err != nil {
 		s.log.Error("write the state file", "error", err)
 	}

@@ -124,8 +124,9 @@ func (s *steering) add(conf config.Listener, udp, open bool) error {
 		}
 		address.Forget = forget(conf)
 	}
-	number, err := s.node.Number(address) // an earlier supervisor's, whose slots are filled under it
-	if number == 0 && err == nil {
+	number, err := s.node.Number(address)
+	found := number != 0 // an earlier supervisor's, whose slots are filled under it
+	if !found && err == nil {
 		number, err = s.freeNumber()
 	}
 	if err != nil {
@@ -142,7 +143,10 @@ func (s *steering) add(conf config.Listener, udp, open bool) error {
 			makeSink = silence
 		}
 		if err := makeSink(l); err != nil {
-			return errors.Join(err, group.Remove())
+			if !found { // else generations serve by it
+				err = errors.Join(err, group.Remove())
+			}
+			return err
 		}
 	}
 	l.lostBefore = l.lost()

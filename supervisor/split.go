@@ -26,6 +26,9 @@ type loan struct {
 	from map[string]*generation // by listener
 }
 
+// isOf reports whether a release moves the flows of a listener.
+func (r *release) isOf(listener string) bool { return r.only == nil || slices.Contains(r.only, listener) }
+
 // shiftOf is the shift that new flows of a listener go by. s.mu is held.
 func (s *Supervisor) shiftOf(listener string) shiftInForce {
 	if f, ok := s.own[listener]; ok {
@@ -194,10 +197,16 @@ func (s *Supervisor) takeBack() (Result, bool) {
 	if t == nil || base == nil || s.stopping {
 		return Result{}, false
 	}
+	lent := false
 	for name, g := range t.from {
-		if f := s.shiftOf(name); f.current != t.by || g == nil || !g.fit() || g.stopping {
+		at := s.shiftOf(name).current
+		lent = lent || at == t.by
+		if at != t.by && at != g || g == nil || !g.fit() || g.stopping { // g: a supervisor that died had begun
 			return Result{}, false
 		}
+	}
+	if !lent {
+		return Result{}, false
 	}
 	names := slices.Sorted(maps.Keys(t.from))
 	to := t.from[names[0]]
@@ -271,6 +280,8 @@ func differ(have, want []config.Listener) string {
 			return fmt.Sprintf("listener %s would be added", l.Name)
 		case was.Address != l.Address || was.DualStack != l.DualStack:
 			return fmt.Sprintf("listener %s would move from %s to %s", l.Name, was.Address, l.Address)
+		case !slices.Equal(halves(was), halves(l)):
+			return fmt.Sprintf("listener %s would begin or cease to take datagrams or streams", l.Name)
 		}
 		delete(at, l.Name)
 	}

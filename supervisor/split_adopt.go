@@ -77,11 +77,12 @@ func (s *steering) ownWords() map[string]reuseport.Shift {
 	defer s.mu.Unlock()
 	words := map[string]reuseport.Shift{}
 	s.ownShifts = map[uint32]bool{}
+	for number := range s.numbers { // also of an address that nobody has any more
+		s.ownShifts[number] = s.node.Shift(number).Salt != 0
+	}
 	for _, l := range s.listeners {
-		number := l.group.Number()
-		if word := s.node.Shift(number); word.Salt != 0 {
-			words[l.conf.Name] = word
-			s.ownShifts[number] = true
+		if number := l.group.Number(); s.ownShifts[number] {
+			words[l.conf.Name] = s.node.Shift(number)
 		}
 	}
 	return words

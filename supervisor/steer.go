@@ -97,12 +97,16 @@ func openNode(pins string, again bool, kept map[string]int) (_ *reuseport.Node, 
 // whose connection IDs the program of datagrams finds slots.
 func openSteering(listeners []config.Listener, serverID uint32, pins string, attach, again bool, kept map[string]int, mark func(socket)) (_ *steering, err error) {
 	s := &steering{attach: attach, mark: mark, byAddress: map[reuseport.Address]*listener{}}
+	var fresh bool
 	defer func() {
-		if err != nil {
+		switch {
+		case err == nil:
+		case fresh:
 			s.close()
+		default: // who serves by the tables goes on, and another supervisor will look for them
+			s.release()
 		}
 	}()
-	var fresh bool
 	if s.node, fresh, err = openNode(pins, again, kept); err != nil {
 		return nil, err
 	}
@@ -379,6 +383,15 @@ func (s *steering) known(cookie uint64) bool {
 }
 
 func (s *steering) close() error {
+	var err error
+	if s.node != nil {
+		err = s.node.Unpin()
+	}
+	return errors.Join(err, s.release())
+}
+
+// release closes what this process holds.
+func (s *steering) release() error {
 	var errs []error
 	for _, l := range s.all() {
 		l.closeSink()
@@ -390,7 +403,7 @@ func (s *steering) close() error {
 		errs = append(errs, s.queues.Close())
 	}
 	if s.node != nil {
-		errs = append(errs, s.node.Unpin(), s.node.Close())
+		errs = append(errs, s.node.Close())
 	}
 	return errors.Join(errs...)
 }

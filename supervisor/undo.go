@@ -22,7 +22,7 @@ func (s *Supervisor) undoInterrupted(r *stateRelease) {
 	again := &release{candidate: candidate, previous: previous, only: r.Listeners, owners: s.byID(r.Own)}
 	if r.Listeners != nil {
 		base := s.shift.current // who has the others takes these, should the one before have ended
-		back = base != nil && base != candidate
+		back = back || base != nil && base != candidate
 	}
 	// Out of the shift again, it may be on its way back: it has flows, and is drained.
 	fresh := candidate != nil && (candidate.state == Starting || candidate.state == Ready) && !moved

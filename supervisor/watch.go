@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/baton-mesh/baton/bpf/flows"
@@ -55,12 +54,19 @@ type reading struct {
 // side is one generation in a reading.
 type side struct {
 	flows, http flows.Counts      // over all listeners, and over those for HTTP
+	moved       moved             // the same over the listeners that the release is of
 	established map[string]uint64 // by listener
 	queued      QueueLengths
 	balances    map[string]balance // by listener, where the generation keeps a ledger
-	failed      uint64             // flows with an answer that it counts as an error itself
 	damage      string             // why its ledger says nothing
 	runs        reuseport.Counts   // of its slot
+}
+
+// moved is what became of flows of which the candidate got some: what two
+// generations are compared by.
+type moved struct {
+	flows, http flows.Counts
+	failed      uint64 // flows with an answer that the generation counts as an error itself
 }
 
 // closedAt is a generation at the listeners whose shift does not name it, when the
@@ -81,7 +87,7 @@ func (s *Supervisor) watchFrom(r *release) (*watch, error) {
 	// Who gets nothing, whatever this release does.
 	if err := w.shut(func(g *generation, listener string) bool {
 		f := s.shiftOf(listener)
-		return g != f.current && g != f.other && (g != w.candidate || r.only != nil && !slices.Contains(r.only, listener))
+		return g != f.current && g != f.other && (g != w.candidate || !r.isOf(listener))
 	}); err != nil {
 		return nil, err
 	}
@@ -176,6 +182,13 @@ func (w *watch) read() (err error) {
 				if l.Protocol.IsHTTP() {
 					sd.http.Add(counts[l.Name])
 				}
+				if !w.r.isOf(l.Name) {
+					continue
+				}
+				sd.moved.flows.Add(counts[l.Name])
+				if l.Protocol.IsHTTP() {
+					sd.moved.http.Add(counts[l.Name])
+				}
 			}
 		}
 		if sd.runs, err = w.s.steering.counts(int(g.slot)); err != nil {
@@ -264,7 +277,7 @@ func (w *watch) err(findings []Finding) error {
 func (w *watch) conclude(findings []Finding) Judgement {
 	v := &Verdict{Judgement: judge(findings), Findings: findings, Milliseconds: float64(time.Since(w.begun).Microseconds()) / 1000}
 	own, ownBefore := w.now().sides[w.candidate], w.first().sides[w.candidate]
-	v.Harmed = less(own.bad(), ownBefore.bad())
+	v.Harmed = less(own.moved.bad(), ownBefore.moved.bad())
 	if w.s.accounts.flows != nil {
 		got, before := own.flows, ownBefore.flows
 		for f := range got {

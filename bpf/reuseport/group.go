@@ -89,8 +89,9 @@ type Group struct {
 }
 
 // Group gives a listener its number, 1 to [MaxListeners]. One that has this
-// number already, in the maps that [Reopen] found, keeps its counters. No two
-// listeners have one number; that is the caller's to see to.
+// number already, in the maps that [Reopen] found, keeps its counters, and its flows
+// are remembered no shorter than before. No two listeners have one number; that is the
+// caller's to see to.
 func (n *Node) Group(number uint32, address Address) (*Group, error) {
 	if number == All || number > MaxListeners {
 		return nil, fmt.Errorf("listener number %d is not in 1 to %d", number, MaxListeners)
@@ -102,8 +103,14 @@ func (n *Node) Group(number uint32, address Address) (*Group, error) {
 	}
 	err := patient.Update(func() error { return n.listeners.Update(g.address, values, ebpf.UpdateNoExist) })
 	if errors.Is(err, ebpf.ErrKeyExist) {
-		if err = n.listeners.Lookup(g.address, &values); err == nil && values[0].Number != number {
+		err = n.listeners.Lookup(g.address, &values)
+		had, want := values[0].Forget, uint32(address.Forget.Milliseconds())
+		switch {
+		case err != nil:
+		case values[0].Number != number:
 			err = fmt.Errorf("listener %d has this address", values[0].Number)
+		case had < want || want == 0 && had != 0: // it was QUIC, or it is now
+			err = g.Remember(address.Forget)
 		}
 	}
 	if err != nil {
