@@ -44,8 +44,16 @@ func misbehave(how string) (http.Handler, bool) {
 		},
 		// Ends every connection in order, with nothing on it.
 		"say-nothing": func(n int64, w http.ResponseWriter, r *http.Request) bool { abort(w, -1); return true },
-		"exit-later":  func(int64, http.ResponseWriter, *http.Request) bool { os.Exit(3); return true },
-		"hang-later":  func(int64, http.ResponseWriter, *http.Request) bool { select {} },
+		// The same at one address alone.
+		"say-nothing-at-3": func(n int64, w http.ResponseWriter, r *http.Request) bool {
+			at := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr).IP.Equal(net.IPv4(127, 0, 0, 3))
+			if at {
+				abort(w, -1)
+			}
+			return at
+		},
+		"exit-later": func(int64, http.ResponseWriter, *http.Request) bool { os.Exit(3); return true },
+		"hang-later": func(int64, http.ResponseWriter, *http.Request) bool { select {} },
 		"leak": func(int64, http.ResponseWriter, *http.Request) bool {
 			for range 32 {
 				if f, err := os.Open("/dev/null"); err == nil {

@@ -27,7 +27,9 @@ type loan struct {
 }
 
 // isOf reports whether a release moves the flows of a listener.
-func (r *release) isOf(listener string) bool { return r.only == nil || slices.Contains(r.only, listener) }
+func (r *release) isOf(listener string) bool {
+	return r.only == nil || slices.Contains(r.only, listener)
+}
 
 // shiftOf is the shift that new flows of a listener go by. s.mu is held.
 func (s *Supervisor) shiftOf(listener string) shiftInForce {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -101,6 +103,10 @@ func TestReleaseOfSomeListenersIsRefused(t *testing.T) {
 			c.Listeners = slices.Clone(c.Listeners)
 			c.Listeners[1].Address = "127.0.0.9:1"
 		}),
+		"listener a would begin or cease": n.like("serve", func(c *config.Config) {
+			c.Listeners = slices.Clone(c.Listeners)
+			c.Listeners[1].Protocol, c.Listeners[1].IdleTimeout = config.UDP, time.Minute
+		}),
 	} {
 		name := "web"
 		if strings.Contains(want, "nobody") {
@@ -168,6 +174,31 @@ func TestOwnerOfAListenerDies(t *testing.T) {
 	syscall.Kill(n.generation(4).PID, syscall.SIGKILL) // now nobody is left
 	eventually(t, "it is started again", func() bool { st := n.s.Status(); return st.Current == 5 && st.Release == nil })
 	n.wantOwners(5, 5, 5)
+}
+
+// The budget of errors compares the candidate with who had its listener, at that
+// listener: that flows of another fail excuses nothing.
+func TestErrorsOfAnotherListenerExcuseNothing(t *testing.T) {
+	a, b := fmt.Sprintf("127.0.0.2:%d", lowPort(t)), fmt.Sprintf("127.0.0.3:%d", lowPort(t))
+	n := serve(t, conf(t, "say-nothing-at-3", has(listens("a", a), listens("b", b)), func(c *config.Config) {
+		c.Release.ReadyTimeout = time.Minute
+	}))
+	var done atomic.Bool
+	var clients sync.WaitGroup
+	for _, address := range []string{a, a, a, b, b, b} {
+		clients.Go(func() {
+			for !done.Load() {
+				answers(address, "/") // some fail
+				time.Sleep(time.Millisecond)
+			}
+		})
+	}
+	defer clients.Wait()
+	defer done.Store(true)
+	res := n.release(n.like("say-nothing", func(c *config.Config) { c.Release.Verify.Window = 30 * time.Second }), of("a"))
+	if res.Outcome != RolledBack || !strings.Contains(res.Reason, "errors: ") {
+		t.Errorf("%+v", res)
+	}
 }
 
 // A flow that reaches the candidate at a listener that the release is not of is
