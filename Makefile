@@ -55,7 +55,7 @@ gates: build ## a hundred releases of the same again, and more of the gates' tes
 
 faults: build ## kill supervisors at each transition of a release, and 200 times at any moment of one, under load; and generations with full queues (root, half an hour)
 	BATON_CRASHES=100 go test -count=1 -timeout 30m -run TestQueueOfACrashedGeneration -v ./supervisor
-	BATON_KILLS=200 go test -count=1 -timeout 2h -run 'TestSupervisorKilledInReleases|TestSupervisorKilledAtEachTransition' -v ./tests/faults
+	BATON_KILLS=200 go test -count=1 -timeout 2h -run 'TestSupervisorKilledInReleases|TestSupervisorKilledInSplitReleases|TestSupervisorKilledAtEachTransition' -v ./tests/faults
 
 quic: build ## QUIC's tests at full length: 200 releases, all slots used twice, a minute of flips, Chromium (root, ten minutes)
 	@tests/install $(TEST_PACKAGES) chromium

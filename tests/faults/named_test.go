@@ -49,7 +49,7 @@ func TestSupervisorKilledAtEachTransition(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			d := deaths{n: n, file: file, slow: slow, chooses: mode == "bpf"}
+			d := deaths{n: n, file: file, slow: slow, chooses: mode == "bpf", living: 1}
 			d.release(t)
 			d.settle(t)
 			all := d.passed(t, nil)
@@ -87,6 +87,8 @@ type deaths struct {
 	n          *demo.Node
 	file, slow string          // configurations: slow watches for long
 	chooses    bool            // the generation of a new flow
+	of         []string        // the listeners that releases are of; nil: all
+	living     int             // generations, when nothing is under way
 	took       []time.Duration // from the start of the next supervisor to its serving
 }
 
@@ -112,7 +114,7 @@ func (d *deaths) passed(t *testing.T, without []string) (all []string) {
 // died.
 func (d *deaths) release(t *testing.T) *supervisor.Result {
 	t.Helper()
-	request := supervisor.Request{ConfigPath: d.file}
+	request := supervisor.Request{ConfigPath: d.file, Listeners: d.of}
 	if d.chooses {
 		request.Ramp = []config.Percent{0.5, 1}
 	}
@@ -132,7 +134,7 @@ func (d *deaths) ask(t *testing.T, request supervisor.Request) *supervisor.Resul
 func (d *deaths) takeBack(t *testing.T) *supervisor.Result {
 	t.Helper()
 	released := make(chan *supervisor.Result, 1)
-	go func() { released <- d.ask(t, supervisor.Request{ConfigPath: d.slow}) }()
+	go func() { released <- d.ask(t, supervisor.Request{ConfigPath: d.slow, Listeners: d.of}) }()
 	node.Eventually(t, "the release has flows", func() bool {
 		st, err := d.n.Status(t.Context())
 		return err != nil || st.Release != nil && st.Release.Stage == "verify"
@@ -165,8 +167,8 @@ func (d *deaths) dieAt(t *testing.T, transition string, ask func(*testing.T) *su
 	}
 }
 
-// settle waits until one generation is left.
+// settle waits until no generation is left but those that serve.
 func (d *deaths) settle(t *testing.T) {
 	t.Helper()
-	node.Eventually(t, "one generation is left", func() bool { return len(status(t, d.n).Generations) == 1 })
+	node.Eventually(t, "all drains are over", func() bool { return len(status(t, d.n).Generations) == d.living })
 }

@@ -1,0 +1,104 @@
+package faults
+
+import (
+	"context"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/baton-mesh/baton/supervisor/demo"
+	"github.com/baton-mesh/baton/tests/node"
+)
+
+// TestSupervisorKilledInSplitReleases kills the supervisor at those transitions of a
+// release of one listener, which has streams and datagrams, that move flows; with
+// BATON_KILLS at all of them. Each time the listener belongs to the candidate
+// or to who had it before, and the others to who has them. No client sees any of it.
+func TestSupervisorKilledInSplitReleases(t *testing.T) {
+	settings := demo.Settings{Steering: "bpf", Datagrams: true, VerifyWindow: 20 * time.Millisecond}
+	n := node.StartMortal(t, settings)
+	load := node.Load(t, n)
+	load.Slow, load.Stream = 50*time.Millisecond, 200*time.Millisecond // for short drains
+	ctx, stop := context.WithCancel(t.Context())
+	var clients sync.WaitGroup
+	clients.Go(func() { load.Run(ctx) })
+	defer clients.Wait()
+	defer stop()
+	node.Eventually(t, "the load to get going", func() bool { return load.Counts().OK > 200 })
+	file, err := n.WriteConfig("candidate", settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings.VerifyWindow = time.Minute
+	slow, err := n.WriteConfig("slow", settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := deaths{n: n, file: file, slow: slow, chooses: true, of: []string{"edge"}, living: 2}
+	some := func(all []string) []string {
+		if os.Getenv("BATON_KILLS") != "" {
+			return all
+		}
+		return slices.DeleteFunc(all, func(name string) bool {
+			return !slices.Contains([]string{"shift to 0.5 stored", "shift to 1 stored", "undo shift ends"}, name)
+		})
+	}
+	owners := func(at string) {
+		t.Helper()
+		var rest, own uint64
+		for _, l := range status(t, n).Listeners {
+			switch {
+			case strings.HasPrefix(l.Name, "edge"):
+				if own != 0 && own != uint64(l.Generation) {
+					t.Errorf("after %s: the streams and datagrams of edge are of two generations", at)
+				}
+				own = uint64(l.Generation)
+			case rest != 0 && rest != uint64(l.Generation):
+				t.Errorf("after %s: the others are of generations %d and %d", at, rest, l.Generation)
+			default:
+				rest = uint64(l.Generation)
+			}
+		}
+		if rest != 1 || own < 2 {
+			t.Errorf("after %s: edge is of generation %d, the others of %d", at, own, rest)
+		}
+	}
+	if res := d.release(t); res == nil || res.ExitCode != 0 {
+		t.Fatalf("%+v", res)
+	}
+	d.settle(t)
+	owners("the first release")
+	all := d.passed(t, nil)
+	for _, at := range some(slices.Clone(all)) {
+		d.dieAt(t, at, d.release)
+		owners(at)
+	}
+	d.settle(t)
+	d.takeBack(t)
+	d.settle(t)
+	for _, at := range some(d.passed(t, all)) {
+		d.dieAt(t, at, d.takeBack)
+		owners(at)
+	}
+	d.settle(t)
+	d.of, d.living = nil, 1
+	if res := d.release(t); res == nil || res.ExitCode != 0 {
+		t.Errorf("a release of all afterwards: %+v", res)
+	}
+	d.settle(t)
+	stop()
+	clients.Wait()
+	ok := 0
+	for _, op := range load.Ops() {
+		if op.Err != nil {
+			t.Errorf("%s from %s: %v", op.Kind, op.Flow.Client, op.Err)
+		} else {
+			ok++
+		}
+	}
+	slices.Sort(d.took)
+	t.Logf("killed %d times, %d operations, none failed; in charge after %v in the median, %v at most", len(d.took), ok, d.took[len(d.took)/2], d.took[len(d.took)-1])
+}
