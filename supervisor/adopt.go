@@ -111,7 +111,7 @@ func recipeFrom(r *stateRecipe, prefix string, left map[string]int) (_ *recipe, 
 		unix.Close(text)
 		return nil, -1, err
 	}
-	return &recipe{config: c, configPath: r.Config, addresses: addressesOf(c), binary: spawn.From(r.Binary, binary), account: spawn.Account{UID: r.UID, GID: r.GID}}, text, nil
+	return &recipe{config: c, configPath: r.Config, addresses: addressesOf(c), binary: spawn.From(r.Binary, binary, r.Stamp), account: spawn.Account{UID: r.UID, GID: r.GID}}, text, nil
 }
 
 func readConfig(fd int) (*config.Config, error) {

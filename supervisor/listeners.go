@@ -104,14 +104,11 @@ func (s *steering) addAll(all []config.Listener, open bool) error {
 func (s *steering) remember(l *listener, silence time.Duration) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if silence <= forget(l.conf) {
-		return nil
-	}
-	if err := l.group.Remember(silence); err != nil {
+	known, err := l.group.Remembers()
+	if err != nil || silence <= known {
 		return err
 	}
-	l.conf.IdleTimeout = silence
-	return nil
+	return l.group.Remember(silence)
 }
 
 func (s *steering) add(conf config.Listener, udp, open bool) error {

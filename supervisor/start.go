@@ -27,6 +27,9 @@ func (s *Supervisor) start(ctx context.Context, r *release) error {
 	if err := s.admit(r); err != nil {
 		return err
 	}
+	if err := s.intact(r); err != nil { // since it has been validated
+		return err
+	}
 	g, err := s.fork(r.recipe)
 	if err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/supervisor/keeper"
+	"github.com/baton-mesh/baton/supervisor/spawn"
 )
 
 // stateVersion is the layout of the state file, splitVersion that of one with listeners
@@ -28,7 +29,8 @@ const (
 // state is what the next supervisor has to know if this one dies.
 type state struct {
 	Version        int               `json:"version"`
-	Boot           string            `json:"boot"` // processes of another boot are not ours
+	Boot           string            `json:"boot"`  // processes of another boot are not ours
+	Clock          clock             `json:"clock"` // when this was written
 	NextGeneration uint64            `json:"next_generation"`
 	NextRelease    uint64            `json:"next_release"`
 	Generations    []stateGeneration `json:"generations"`
@@ -39,6 +41,33 @@ type state struct {
 	Current        uint64            `json:"current,omitempty"`     // generation of the listeners that Own does not name
 	Own            map[string]uint64 `json:"own,omitempty"`         // generations by listener, where they are split
 	Loan           *stateLoan        `json:"loan,omitempty"`
+}
+
+// clock is one moment by the clock that is set, and by one that is not.
+type clock struct {
+	Wall time.Time     `json:"wall"`
+	Boot time.Duration `json:"boot"` // since the machine's start, CLOCK_BOOTTIME
+}
+
+func now() clock {
+	var ts unix.Timespec
+	unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts)
+	return clock{time.Now(), time.Duration(ts.Nano())}
+}
+
+// setTo makes the times in a state those of the clock as it is now: where that was set
+// meanwhile, a drain would end at once, or hours late.
+func (st *state) setTo(at clock) {
+	jump := at.Wall.Sub(st.Clock.Wall) - (at.Boot - st.Clock.Boot)
+	for i := range st.Generations {
+		g := &st.Generations[i]
+		for _, t := range []*time.Time{&g.Started, &g.Deadline, &g.ToldAt} {
+			if !t.IsZero() {
+				*t = t.Add(jump)
+			}
+		}
+	}
+	st.Clock = at
 }
 
 // stateGeneration is a generation as the next supervisor finds it. What it cannot
@@ -58,10 +87,11 @@ type stateGeneration struct {
 }
 
 type stateRecipe struct {
-	Binary string `json:"binary"`
-	Config string `json:"config"` // the file's name; the text is with the keeper
-	UID    int    `json:"uid"`
-	GID    int    `json:"gid"`
+	Binary string      `json:"binary"`
+	Stamp  spawn.Stamp `json:"stamp"`
+	Config string      `json:"config"` // the file's name; the text is with the keeper
+	UID    int         `json:"uid"`
+	GID    int         `json:"gid"`
 }
 
 // stateLoan is what a rollback gives back at once.
@@ -81,7 +111,7 @@ type stateRelease struct {
 }
 
 func recordOf(r *recipe) *stateRecipe {
-	return &stateRecipe{Binary: r.binary.Path, Config: r.configPath, UID: r.account.UID, GID: r.account.GID}
+	return &stateRecipe{Binary: r.binary.Path, Stamp: r.binary.Stamp(), Config: r.configPath, UID: r.account.UID, GID: r.account.GID}
 }
 
 // record is a generation for the state file. Supervisor.mu is held.

@@ -85,6 +85,20 @@ func TestStateRoundTrip(t *testing.T) {
 	}
 }
 
+// A clock that was set while there was no supervisor neither ends a drain nor draws it out.
+func TestTimesFollowAClockThatIsSet(t *testing.T) {
+	begun := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for _, jump := range []time.Duration{0, time.Hour, -time.Hour} {
+		st := state{Clock: clock{begun, time.Minute}, Generations: []stateGeneration{{Deadline: begun.Add(10 * time.Second)}}}
+		at := clock{begun.Add(4*time.Second + jump), time.Minute + 4*time.Second}
+		st.setTo(at)
+		g := st.Generations[0]
+		if left := g.Deadline.Sub(at.Wall); left != 6*time.Second || !g.ToldAt.IsZero() || st.Clock != at {
+			t.Errorf("set by %v: %v are left; %+v", jump, left, st)
+		}
+	}
+}
+
 func TestParseStartTime(t *testing.T) {
 	// A process may call itself anything, a bracket and a space included.
 	stat := "42 (a) b) S " + strings.Repeat("1 ", 18) + "777 1 1\n"

@@ -25,6 +25,7 @@ import (
 	"github.com/baton-mesh/baton/proxy/contract"
 	"github.com/baton-mesh/baton/proxy/keys"
 	"github.com/baton-mesh/baton/supervisor/cgroup"
+	"github.com/baton-mesh/baton/supervisor/doctor"
 	"github.com/baton-mesh/baton/supervisor/notify"
 	"github.com/baton-mesh/baton/supervisor/store"
 	"github.com/baton-mesh/baton/supervisor/trace"
@@ -152,6 +153,9 @@ func New(o Options) (_ *Supervisor, err error) {
 			s.close()
 		}
 	}()
+	if err := doctor.Files(s.config); err != nil {
+		return nil, err
+	}
 	mode, why, err := chooseSteering(s.config.Steering)
 	if err != nil {
 		return nil, err
@@ -164,6 +168,9 @@ func New(o Options) (_ *Supervisor, err error) {
 	s.file = stateFile{filepath.Join(dir, "state.json")}
 	if s.state, err = s.file.load(); err != nil {
 		return nil, err
+	}
+	if s.state.Clock != (clock{}) {
+		s.state.setTo(now())
 	}
 	if err := s.file.save(s.state); err != nil {
 		return nil, fmt.Errorf("runtime_dir: %w", err)
@@ -426,7 +433,7 @@ func (s *Supervisor) persist() error {
 			s.state.Release.Previous = r.previous.id
 		}
 	}
-	s.state.Salt = s.shift.salt
+	s.state.Salt, s.state.Clock = s.shift.salt, now()
 	return s.file.save(s.state)
 }
 

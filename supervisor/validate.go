@@ -32,6 +32,9 @@ func (s *Supervisor) validate(ctx context.Context, r *release) error {
 		}
 		r.recipe = what
 	}
+	if err := s.intact(r); err != nil {
+		return err
+	}
 	for _, w := range r.recipe.config.Warnings(time.Now()) {
 		s.log.Warn(w)
 		r.result.Evidence = append(r.result.Evidence, "warning: "+w)
@@ -52,6 +55,17 @@ func (s *Supervisor) validate(ctx context.Context, r *release) error {
 		return err
 	}
 	return s.checkByItself(ctx, r.recipe)
+}
+
+// intact refuses to run another binary than the one that was opened. Only where nobody
+// serves otherwise is anything better than nothing.
+func (s *Supervisor) intact(r *release) error {
+	err := r.recipe.binary.Intact()
+	if err != nil && r.cause == "crash" {
+		s.log.Error("the crashed generation is started again with another binary than it ran", "reason", err)
+		return nil
+	}
+	return err
 }
 
 // prepare loads the configuration and opens the binary, once.

@@ -136,6 +136,15 @@ func (g *Group) Remember(silence time.Duration) error {
 	return nil
 }
 
+// Remembers is how long a silence ends a flow of UDP; 0: it is QUIC.
+func (g *Group) Remembers() (time.Duration, error) {
+	var perCPU []steerListener
+	if err := g.node.listeners.Lookup(g.address, &perCPU); err != nil {
+		return 0, fmt.Errorf("look up listener %d: %w", g.number, err)
+	}
+	return time.Duration(perCPU[0].Forget) * time.Millisecond, nil
+}
+
 // Number looks up the number that an address has; 0: none. After [Reopen] it has
 // the one of before.
 func (n *Node) Number(address Address) (uint32, error) {

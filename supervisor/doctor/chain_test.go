@@ -117,4 +117,11 @@ func TestFilesForListeners(t *testing.T) {
 	if f := examineFiles(o); limit.Max < math.MaxInt32 && (f[0].Level != Fail || !strings.Contains(f[0].Found, "the listeners alone take")) {
 		t.Errorf("%+v, want a failure", f)
 	}
+	if err := Files(o.Config); limit.Max < math.MaxInt32 && err == nil {
+		t.Error("a supervisor would begin, and run out of descriptors")
+	}
+	o.Config.Listeners[0].Workers = 1
+	if err := Files(o.Config); err != nil {
+		t.Error(err)
+	}
 }

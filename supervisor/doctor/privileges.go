@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/proxy/config"
 )
 
 // capabilities is what the supervisor uses, and what it uses it for. The proxy
@@ -88,6 +90,23 @@ func effective(status string) (uint64, error) {
 
 // A connection costs the proxy two descriptors.
 const enoughFiles = 65536
+
+// otherFiles is what a supervisor has open beside listening sockets, at the least.
+const otherFiles = 64
+
+// Files says why a supervisor of this configuration would run out of descriptors before
+// it has released anything: half of what it opens would fail, and it would take the one
+// for a lack of this kernel's and the other for an end of its generations.
+func Files(c *config.Config) error {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return err
+	}
+	if need := otherFiles + (Options{Config: c}).listeningFiles(); limit.Max < need {
+		return fmt.Errorf("at most %d open files a process, and a release of this configuration takes %d: raise the limit (ulimit -Hn, LimitNOFILE=)", limit.Max, need)
+	}
+	return nil
+}
 
 // listeningFiles is how many descriptors the supervisor has during a release for
 // listening sockets: a sink each, and a worker's each in two generations.

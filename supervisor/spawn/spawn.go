@@ -22,10 +22,35 @@ import (
 )
 
 // Binary is an executable that has been opened once. What runs is what was
-// opened, whatever the path names by then.
+// opened, whatever the path names by then; whether that file has been written to
+// since, [Binary.Intact] says.
 type Binary struct {
 	Path string
 	file *os.File
+	was  Stamp
+}
+
+// Stamp is what a file has been written at, and how long it is.
+type Stamp struct {
+	Written time.Time `json:"written"`
+	Size    int64     `json:"size"`
+}
+
+// Stamp is the file's as it was when it was opened.
+func (b *Binary) Stamp() Stamp { return b.was }
+
+// Intact says in words that the file has been written to since it was opened. Nobody
+// keeps others from that while no process executes it.
+func (b *Binary) Intact() error {
+	info, err := b.file.Stat()
+	if err != nil {
+		return err
+	}
+	if !info.ModTime().Equal(b.was.Written) || info.Size() != b.was.Size {
+		return fmt.Errorf("%s was overwritten in place at %s, after it had been opened: what was to run is gone; put a new binary in the place of an old one by a rename (install, mv), and name the one to run with --binary",
+			b.Path, info.ModTime().Format(time.RFC3339))
+	}
+	return nil
 }
 
 // Open finds an executable: a path, or a name that is looked for beside this
@@ -55,11 +80,18 @@ func Open(name string) (*Binary, error) {
 		f.Close()
 		return nil, err
 	}
-	return &Binary{path, f}, nil
+	return &Binary{path, f, Stamp{info.ModTime(), info.Size()}}, nil
 }
 
-// From is an executable that was opened by somebody else, who gives fd away.
-func From(path string, fd int) *Binary { return &Binary{path, os.NewFile(uintptr(fd), path)} }
+// From is an executable that was opened by somebody else, who gives fd away, and had
+// this stamp then. The zero stamp is one that nobody knows.
+func From(path string, fd int, was Stamp) *Binary {
+	b := &Binary{path, os.NewFile(uintptr(fd), path), was}
+	if info, err := b.file.Stat(); err == nil && was == (Stamp{}) {
+		b.was = Stamp{info.ModTime(), info.Size()}
+	}
+	return b
+}
 
 // FD is the opened file's descriptor. It stays the binary's.
 func (b *Binary) FD() int {
@@ -93,11 +125,14 @@ func (b *Binary) Dup() (*Binary, error) {
 	if err != nil {
 		return nil, fmt.Errorf("duplicate the handle of %s: %w", b.Path, err)
 	}
-	return &Binary{b.Path, os.NewFile(uintptr(fd), b.Path)}, nil
+	return &Binary{b.Path, os.NewFile(uintptr(fd), b.Path), b.was}, nil
 }
 
 // explain says in words why the kernel would not execute the binary.
 func (b *Binary) explain(reason string) error {
+	if strings.Contains(reason, syscall.ETXTBSY.Error()) {
+		return fmt.Errorf("%s: %s: somebody has it open for writing; wait until it is whole", b.Path, reason)
+	}
 	if !strings.Contains(reason, syscall.ENOEXEC.Error()) {
 		return fmt.Errorf("%s: %s", b.Path, reason)
 	}

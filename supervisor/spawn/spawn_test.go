@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/baton-mesh/baton/tests/need"
 )
 
@@ -214,5 +216,46 @@ func TestOnRecordBeforeItRuns(t *testing.T) {
 	}
 	if _, err := os.Stat(begun); err != nil {
 		t.Errorf("no server ran: %v", err)
+	}
+}
+
+// A binary that is overwritten where it lies is not what was opened; one in whose
+// place another was put is. A second handle knows too, and so does one that somebody
+// else has opened, by its stamp.
+func TestIntact(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "server")
+	write := func(path, text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(path, "#!/bin/sh\n")
+	b := open(t, path)
+	second, err := b.Dup()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	write(path+".new", "#!/bin/false\n")
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(b.Intact(), second.Intact()); err != nil {
+		t.Error(err)
+	}
+
+	replaced := open(t, path)
+	write(path, "#!/bin/true, and more\n")
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	others := From(path, fd, replaced.Stamp())
+	defer others.Close()
+	for name, b := range map[string]*Binary{"opened": replaced, "of another": others} {
+		if err := b.Intact(); err == nil || !strings.Contains(err.Error(), "overwritten in place") {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

@@ -1,0 +1,112 @@
+package supervisor
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/baton-mesh/baton/bpf/reuseport"
+	"github.com/baton-mesh/baton/proxy/config"
+)
+
+// reopen is what a supervisor does with the tables of the one before.
+func reopen(t *testing.T, pins string, again bool, all ...config.Listener) (*steering, error) {
+	t.Helper()
+	return openSteering(all, 7, pins, true, again, nil, func(socket) {})
+}
+
+// A supervisor that cannot have what an earlier one left leaves it as it is: the pins,
+// and the addresses by which generations serve.
+func TestFailedAdoptionTakesNothingAway(t *testing.T) {
+	dir, err := pinDir(instanceName(t.TempDir()))
+	if err != nil {
+		t.Skip(err)
+	}
+	web := listens("web", fmt.Sprintf("127.0.0.4:%d", lowPort(t)))
+	far := listens("far", "192.0.2.1:80") // not this machine's any more
+	first, err := reopen(t, dir, false, web)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := first.node.Group(9, addressOf(far, false)); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.release(); err != nil { // as if it were killed
+		t.Fatal(err)
+	}
+	if _, err := reopen(t, dir, true, web, far); err == nil {
+		t.Fatal("it listens on another machine's address")
+	}
+	third, err := reopen(t, dir, true, web)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer third.close()
+	if n, err := third.node.Number(addressOf(far, false)); n != 9 || err != nil {
+		t.Errorf("number %d, %v", n, err)
+	}
+	if pinned := reuseport.Pinned(filepath.Clean(dir)); pinned != nil {
+		t.Error(pinned)
+	}
+}
+
+// Flows of UDP are remembered for as long as the longest that anybody waits for, also
+// where an earlier supervisor knew of less; and QUIC by its IDs.
+func TestAdoptedFlowsAreRemembered(t *testing.T) {
+	dir, err := pinDir(instanceName(t.TempDir()))
+	if err != nil {
+		t.Skip(err)
+	}
+	dgram := listens("dgram", fmt.Sprintf("127.0.0.4:%d", lowPort(t)))
+	dgram.Protocol, dgram.IdleTimeout = config.UDP, time.Second
+	longer, shorter := dgram, dgram
+	longer.IdleTimeout, shorter.IdleTimeout = time.Minute, time.Millisecond
+	var s *steering
+	for _, l := range []config.Listener{dgram, longer, shorter} {
+		if s, err = reopen(t, dir, s != nil, l); err != nil {
+			t.Fatal(err)
+		}
+		got, err := s.at(l, true).group.Remembers()
+		if want := max(l.IdleTimeout, map[bool]time.Duration{true: time.Minute}[l.IdleTimeout < time.Second]); got != want || err != nil {
+			t.Errorf("with %v: remembered for %v, %v; want %v", l.IdleTimeout, got, err, want)
+		}
+		if err := s.release(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.node.Unpin(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A shift of its own that an address has left, of whom nobody is alive, is not there
+// for who comes to that address later.
+func TestShiftOfAnAbandonedAddressIsCleared(t *testing.T) {
+	dir, err := pinDir(instanceName(t.TempDir()))
+	if err != nil {
+		t.Skip(err)
+	}
+	web, gone := listens("web", fmt.Sprintf("127.0.0.4:%d", lowPort(t))), listens("gone", "127.0.0.5:80")
+	first, err := reopen(t, dir, false, web, gone)
+	if err != nil {
+		t.Fatal(err)
+	}
+	number := first.at(gone, false).group.Number()
+	first.node.SetShift(number, reuseport.Shift{Current: 3, Other: 3, Salt: 1})
+	if err := first.release(); err != nil {
+		t.Fatal(err)
+	}
+	next, err := reopen(t, dir, true, web)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.close()
+	if words := next.ownWords(); len(words) != 0 {
+		t.Errorf("%+v", words)
+	}
+	next.shift(reuseport.Shift{Current: 1, Other: 1, Salt: 1}, nil)
+	if word := next.node.Shift(number); word != (reuseport.Shift{}) {
+		t.Errorf("the shift of an address that nobody has is %+v", word)
+	}
+}
