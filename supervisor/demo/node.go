@@ -160,6 +160,9 @@ func (n *Node) Kill() {
 // returns when it serves.
 func (n *Node) Restart(ctx context.Context) error { return n.start(ctx) }
 
+// Begin is Restart that does not wait until it serves.
+func (n *Node) Begin() error { return n.run() }
+
 // Load is the usual load on the node.
 func (n *Node) Load() (*Load, error) {
 	pool, err := roots(n.Dir)
