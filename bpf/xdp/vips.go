@@ -198,16 +198,12 @@ func (b *Balancer) number() (uint32, error) {
 
 // eachVIP reads the tables.
 func (b *Balancer) eachVIP(f func(VIP, xdpVip)) error {
-	var e xdpVip
-	var k4 xdpVip4Key
-	it := b.objs.Vips4.Iterate()
-	for it.Next(&k4, &e) {
-		f(VIP{addrFrom([4]uint32{k4.Addr}, false), wire(k4.Port), k4.Proto == unix.IPPROTO_UDP}, e)
-	}
-	var k6 xdpVip6Key
-	it6 := b.objs.Vips6.Iterate()
-	for it6.Next(&k6, &e) {
-		f(VIP{addrFrom(k6.Addr, true), wire(k6.Port), k6.Proto == unix.IPPROTO_UDP}, e)
-	}
-	return errors.Join(it.Err(), it6.Err())
+	return errors.Join(
+		each(b.objs.Vips4, func(k xdpVip4Key, e *xdpVip) {
+			f(VIP{addrFrom([4]uint32{k.Addr}, false), wire(k.Port), k.Proto == unix.IPPROTO_UDP}, *e)
+		}),
+		each(b.objs.Vips6, func(k xdpVip6Key, e *xdpVip) {
+			f(VIP{addrFrom(k.Addr, true), wire(k.Port), k.Proto == unix.IPPROTO_UDP}, *e)
+		}),
+	)
 }

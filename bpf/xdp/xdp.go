@@ -116,6 +116,7 @@ func Open(o Options) (*Balancer, error) {
 	b.spec = spec
 	b.ring.MaxEntries = uint32(o.RingSize)/slotsPerElement + 1
 	b.ringSize = o.RingSize
+	ringsAreMemory(b.ring)
 	for name, m := range spec.Maps {
 		switch name {
 		case "answers", ".rodata", ".bss", ".data":
@@ -261,44 +262,3 @@ func gone(err error) error {
 	}
 	return err
 }
-
-// SetRings replaces whole rings. A packet sees the old one or the new one.
-func (b *Balancer) SetRings(rings map[uint32][]uint32) error {
-	var ids, fds []uint32
-	for id, table := range rings {
-		m, err := ebpf.NewMap(b.ring)
-		if err != nil {
-			return fmt.Errorf("make a ring: %w", err)
-		}
-		defer m.Close() // the outer map holds it
-		if err := fillRing(m, table); err != nil {
-			return fmt.Errorf("fill a ring: %w", err)
-		}
-		ids, fds = append(ids, id), append(fds, uint32(m.FD()))
-	}
-	// One write for all: the kernel waits after each until no program has the old
-	// ring any more.
-	_, err := b.objs.Rings.BatchUpdate(ids, fds, nil)
-	return err
-}
-
-// slotsPerElement is how many slots of a ring an element of its map has.
-const slotsPerElement = 4
-
-// slots is such an element: struct slots of tables.h.
-type slots [slotsPerElement]uint16
-
-func fillRing(m *ebpf.Map, table []uint32) error {
-	elements, at := make([]slots, m.MaxEntries()), make([]uint32, m.MaxEntries())
-	for i := range at {
-		at[i] = uint32(i)
-	}
-	for i, index := range table {
-		elements[i/slotsPerElement][i%slotsPerElement] = uint16(index)
-	}
-	_, err := m.BatchUpdate(at, elements, nil)
-	return err
-}
-
-// DeleteRing takes a ring away.
-func (b *Balancer) DeleteRing(ring uint32) error { return gone(b.objs.Rings.Delete(ring)) }

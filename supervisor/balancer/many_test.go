@@ -15,9 +15,9 @@ import (
 	"github.com/baton-mesh/baton/tests/need"
 )
 
-// manyFile is a configuration of so many VIPs and reals. With lists of their own
-// each VIP leaves one real out, another each, so that no two share a ring.
-func manyFile(vips, reals int, own bool, weight int) string {
+// manyFile is a configuration of so many VIPs and reals. Each VIP has a list of its
+// own, of so many reals, so that no two share a ring; 0 is one list for all.
+func manyFile(vips, reals, own, weight int) string {
 	var b strings.Builder
 	b.WriteString("balancer:\n  interfaces: [lo]\n  xdp_mode: generic\n  reals:\n")
 	names := make([]string, reals)
@@ -31,11 +31,11 @@ func manyFile(vips, reals int, own bool, weight int) string {
 	}
 	b.WriteString("  vips:\n")
 	for i := range vips {
-		list := "[]"
-		if own {
-			list = "[" + strings.Join(append(append([]string(nil), names[:i%reals]...), names[i%reals+1:]...), ", ") + "]"
+		var list []string
+		for j := range own {
+			list = append(list, names[(i+j)%reals])
 		}
-		fmt.Fprintf(&b, "    - {address: 10.9.%d.%d, port: 443, protocols: [tcp], reals: %s}\n", i/250, i%250+1, list)
+		fmt.Fprintf(&b, "    - {address: 10.9.%d.%d, port: 443, protocols: [tcp], reals: [%s]}\n", i/250, i%250+1, strings.Join(list, ", "))
 	}
 	return b.String()
 }
@@ -83,8 +83,8 @@ func TestManyVIPs(t *testing.T) {
 		fmt.Sscan(os.Getenv("BATON_TEST_MANY"), &n)
 		size = 0
 	}
-	for _, own := range []bool{false, true} {
-		t.Run(fmt.Sprintf("lists of their own %v", own), func(t *testing.T) {
+	for _, own := range []int{0, 10, n - 1} {
+		t.Run(fmt.Sprintf("lists of their own of %d", own), func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "many.yaml")
 			write := func(weight int) {
 				if err := os.WriteFile(file, []byte(manyFile(n, n, own, weight)), 0o600); err != nil {
@@ -163,7 +163,7 @@ func TestManyVIPs(t *testing.T) {
 			runtime.ReadMemStats(&memory)
 			t.Logf("heap in use after it: %d MiB; less memory available on the machine than before: %d MiB", memory.HeapInuse>>20, free-available(t))
 			rings := n
-			if !own {
+			if own == 0 {
 				rings = 1
 			}
 			if got := b.Tables(); len(got.Rings) != rings || len(got.VIPs) != n || len(got.Reals) != n || len(got.ServerIDs) != n {

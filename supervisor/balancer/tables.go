@@ -70,8 +70,9 @@ func vipsOf(conf *config.Balancer) (entries map[VIP]VIPEntry, reals map[VIP][]st
 	return entries, reals
 }
 
-// ringsAtOnce bounds the rings that are in memory at once, 256 KiB each.
-const ringsAtOnce = 64
+// ringsAtOnce bounds the rings that are in memory twice while they are replaced,
+// 128 KiB each in the kernel and 256 KiB here.
+const ringsAtOnce = 256
 
 // apply brings the kernel from what it has to w. In this order a packet never
 // finds a name without what it names: what is new is written before what points

@@ -1,0 +1,115 @@
+package xdp
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"runtime"
+	"slices"
+	"sync"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// slotsPerElement is how many slots of a ring an element of its map has.
+const slotsPerElement = 4
+
+// slots is such an element: struct slots of tables.h.
+type slots [slotsPerElement]uint16
+
+// ringsAreMemory makes rings arrays that can be mapped: to write 65,537 slots is to
+// copy them then, where a system call takes one element after the other.
+func ringsAreMemory(ring *ebpf.MapSpec) {
+	ring.Flags |= unix.BPF_F_MMAPABLE
+	ring.Key, ring.Value = nil, nil // or each ring has its types loaded first
+}
+
+// SetRings replaces whole rings. A packet sees the old one or the new one. In a
+// change of many rings one call is much faster than many.
+func (b *Balancer) SetRings(rings map[uint32][]uint32) error {
+	ids := slices.Collect(maps.Keys(rings))
+	made, errs := make([]*ebpf.Map, len(ids)), make([]error, len(ids))
+	defer func() {
+		for _, m := range made {
+			m.Close() // the outer map holds it
+		}
+	}()
+	next := make(chan int)
+	var workers sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), len(ids)) {
+		workers.Go(func() {
+			for i := range next {
+				made[i], errs[i] = newRing(b.ring, rings[ids[i]])
+			}
+		})
+	}
+	for i := range ids {
+		next <- i
+	}
+	close(next)
+	workers.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	fds := make([]uint32, len(ids))
+	for i, m := range made {
+		fds[i] = uint32(m.FD())
+	}
+	// One write for all: after each the kernel waits until no program has the old
+	// ring any more (maybe_wait_bpf_programs in kernel/bpf/syscall.c).
+	if _, err := b.objs.Rings.BatchUpdate(ids, fds, nil); err != nil {
+		return fmt.Errorf("replace rings: %w", err)
+	}
+	return nil
+}
+
+func newRing(spec *ebpf.MapSpec, table []uint32) (_ *ebpf.Map, err error) {
+	m, err := ebpf.NewMap(spec)
+	if err != nil {
+		return nil, fmt.Errorf("make a ring: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			m.Close()
+		}
+	}()
+	return m, fillRing(m, table)
+}
+
+func fillRing(m *ebpf.Map, table []uint32) error {
+	if n := int(m.MaxEntries()) * slotsPerElement; len(table) > n {
+		return fmt.Errorf("a ring of %d slots, where there is room for %d", len(table), n)
+	}
+	memory, err := unix.Mmap(m.FD(), 0, int(m.MaxEntries())*int(unsafe.Sizeof(slots{})), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return fmt.Errorf("map a ring: %w", err)
+	}
+	elements := unsafe.Slice((*slots)(unsafe.Pointer(unsafe.SliceData(memory))), m.MaxEntries())
+	for i, index := range table {
+		elements[i/slotsPerElement][i%slotsPerElement] = uint16(index)
+	}
+	return unix.Munmap(memory)
+}
+
+// DeleteRing takes a ring away.
+func (b *Balancer) DeleteRing(ring uint32) error { return gone(b.objs.Rings.Delete(ring)) }
+
+// Ring reads a ring back.
+func (b *Balancer) Ring(id uint32) ([]uint32, error) {
+	var inner *ebpf.Map
+	if err := b.objs.Rings.Lookup(id, &inner); err != nil {
+		return nil, err
+	}
+	defer inner.Close()
+	table := make([]uint32, b.ringSize)
+	err := each(inner, func(element uint32, of *slots) {
+		for i, index := range of {
+			if slot := int(element)*slotsPerElement + i; slot < len(table) {
+				table[slot] = uint32(index)
+			}
+		}
+	})
+	return table, err
+}
