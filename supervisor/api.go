@@ -102,6 +102,7 @@ type Status struct {
 	ServerID    uint32             `json:"server_id"`
 	Steering    string             `json:"steering"`                  // bpf or takeover; none where a comparison asks for it
 	Because     string             `json:"steering_reason,omitempty"` // why this steering; empty: it is the best there is
+	Unsaved     string             `json:"unsaved,omitempty"`         // why the next supervisor would not find what is so
 	Current     uint64             `json:"current,omitempty"`
 	Generations []GenerationStatus `json:"generations"`
 	Release     *ReleaseStatus     `json:"release,omitempty"` // the one that runs

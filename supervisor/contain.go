@@ -21,7 +21,8 @@ const (
 	stalledFor = 2
 )
 
-// contain looks after generations that serve beside any release. One that has
+// contain looks after generations that serve beside any release, and after a state file
+// that could not be written. One that has
 // shut its listening sockets down, or closed them so that only our copies are
 // left, is alive and serves nobody.
 func (s *Supervisor) contain(ctx context.Context) {
@@ -34,6 +35,7 @@ func (s *Supervisor) contain(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
+		s.noteAgain()
 		serving := s.serving()
 		stalls.forget(serving)
 		for _, g := range serving {

@@ -47,9 +47,7 @@ func (s *Supervisor) backToReserve() (Result, bool) {
 			s.retire(g, current.recipe.config.Release.DrainTimeout)
 		}
 	}
-	if err := s.persist(); err != nil {
-		s.log.Error("write the state file", "error", err)
-	}
+	s.note()
 	s.finish(r, Passed, "")
 	return r.result, true
 }

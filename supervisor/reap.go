@@ -172,9 +172,7 @@ func (s *Supervisor) remove(g *generation) {
 		s.slots[g.slot] = nil
 	}
 	s.forgetListeners()
-	if err := s.persist(); err != nil {
-		s.log.Error("write the state file", "error", err)
-	}
+	s.note()
 	s.log.Info("generation ended", "generation", g.id, "exit", g.exit, "cut", g.cut, "idle_closed", g.idleClosed, "half_open_left", g.halfOpenLeft, "undeclared", undeclared)
 }
 

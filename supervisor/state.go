@@ -171,7 +171,7 @@ func (f stateFile) save(st state) (err error) {
 		err = tmp.Sync()
 	}
 	if err = errors.Join(err, tmp.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", tmp.Name(), err)
+		return err
 	}
 	if err := os.Rename(tmp.Name(), f.path); err != nil {
 		return err

@@ -124,6 +124,7 @@ type Supervisor struct {
 	counted     Counted // by generations that have ended
 	drained     Drained
 	stopping    bool
+	unsaved     error // why the state file does not say what is so; nil: it does
 }
 
 // shiftInForce is what the kernel was last told.
@@ -434,13 +435,24 @@ func (s *Supervisor) persist() error {
 		}
 	}
 	s.state.Salt, s.state.Clock = s.shift.salt, now()
-	return s.file.save(s.state)
+	s.unsaved = s.file.save(s.state)
+	return s.unsaved
 }
 
 // note is persist where nothing can be done about a failure. s.mu is held.
 func (s *Supervisor) note() {
 	if err := s.persist(); err != nil {
-		s.log.Error("write the state file", "error", err)
+		s.log.Error("the state file cannot be written: should this supervisor die, the next one goes by what it says", "error", err)
+	}
+}
+
+// noteAgain writes a state file that could not be written when something changed, the
+// disk being full perhaps.
+func (s *Supervisor) noteAgain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.unsaved != nil && s.persist() == nil {
+		s.log.Info("the state file is written again")
 	}
 }
 
@@ -474,6 +486,9 @@ func (s *Supervisor) Status() Status {
 	}
 	if s.opts.Unsteered {
 		st.Steering = "none"
+	}
+	if s.unsaved != nil {
+		st.Unsaved = s.unsaved.Error()
 	}
 	switch {
 	case s.stopping:

@@ -316,6 +316,9 @@ func (n *Node) pin(name string, object interface{ Pin(string) error }) error {
 	if err == nil || errors.Is(err, os.ErrNotExist) {
 		err = object.Pin(n.path(name))
 	}
+	if errors.Is(err, os.ErrNotExist) {
+		err = fmt.Errorf("%w: the BPF file system was unmounted or emptied; a supervisor in the place of this one mounts it again (baton run --replace)", err)
+	}
 	if err != nil {
 		return fmt.Errorf("pin %s: %w", name, err)
 	}

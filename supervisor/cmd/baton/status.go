@@ -55,6 +55,9 @@ func printStatus(st supervisor.Status) {
 	if st.Because != "" {
 		fmt.Printf("steering is %s because %s\n", st.Steering, st.Because)
 	}
+	if st.Unsaved != "" {
+		fmt.Printf("the state file cannot be written, so nothing is released: %s\n", st.Unsaved)
+	}
 	if r := st.Release; r != nil {
 		printRelease(*r)
 	}
