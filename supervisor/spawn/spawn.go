@@ -1,3 +1,7 @@
+// Package spawn starts a generation: as its user, without a capability, in its
+// cgroup, from a binary that was opened once.
+//
+// Between the supervisor and the server stands the shim of the folder below.
 package spawn
 
 import (
@@ -19,6 +23,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/supervisor/spawn/shim"
 )
 
 // Binary is an executable that has been opened once. What runs is what was
@@ -265,7 +271,7 @@ func Start(o Options) (_ *Process, err error) {
 	binary, ours := len(files), len(files)+1
 	files = append(files, o.Binary.file.Fd(), w.Fd())
 
-	argv := append([]string{shimName, strconv.Itoa(binary), strconv.Itoa(ours),
+	argv := append([]string{shim.Name, strconv.Itoa(binary), strconv.Itoa(ours),
 		strconv.Itoa(o.Account.UID), strconv.Itoa(o.Account.GID), filepath.Base(o.Binary.Path)}, o.Args...)
 	p := &Process{pidFD: -1}
 	attr := &syscall.ProcAttr{

@@ -1,45 +1,46 @@
-// Package spawn starts a generation: as its user, without a capability, in its
-// cgroup, from a binary that was opened once.
+// Package shim is what runs between the supervisor's fork and the server's first
+// instruction (docs/decisions/004): the supervisor's own executable under the name
+// baton-exec, which does what has to be done from inside the new process (its pid in
+// LISTEN_PID, the change of user) and then becomes the server.
 //
-// Between the supervisor and the server stands a shim (docs/decisions/004): the supervisor's own
-// executable under the name baton-exec, which does what has to be done from
-// inside the new process (its pid in LISTEN_PID, the change of user) and then
-// becomes the server. It works before main, in this package's init, so that
-// the imports of the supervisor cost it nothing.
-package spawn
+// It works in its init. Go initializes packages in the order of their paths, each
+// once all that it imports are: so this one imports a few of the standard library
+// alone, or it would run after most of what the supervisor imports, milliseconds
+// later in each start. TestShimComesFirst holds that.
+package shim
 
 import (
-	"fmt"
+	"errors"
 	"os"
 	"strconv"
 	"syscall"
 	"unsafe"
 )
 
-// shimName is argv[0] of the shim. What follows it:
+// Name is argv[0] of the shim. What follows it:
 //
 //	binary fd, fd of a socket to the supervisor, uid, gid, argv[0] of the server, its arguments…
-const shimName = "baton-exec"
+const Name = "baton-exec"
 
-// ShimFailed is the exit status of a shim that could not become the server.
-const ShimFailed = 127
+// Failed is the exit status of a shim that could not become the server.
+const Failed = 127
 
 func init() {
-	if len(os.Args) >= 6 && os.Args[0] == shimName {
-		shim(os.Args[1:])
+	if len(os.Args) >= 6 && os.Args[0] == Name {
+		run(os.Args[1:])
 	}
 }
 
-// shim never returns. It waits for the supervisor's word that the process is on
+// run never returns. It waits for the supervisor's word that the process is on
 // record; a supervisor that dies first takes the shim with it. What goes wrong is
 // written to the socket, which the exec of the server closes: the supervisor reads
 // a sentence or an end of file.
-func shim(args []string) {
+func run(args []string) {
 	var fds [4]int
 	for i := range fds {
 		n, err := strconv.Atoi(args[i])
 		if err != nil {
-			os.Exit(ShimFailed)
+			os.Exit(Failed)
 		}
 		fds[i] = n
 	}
@@ -47,11 +48,11 @@ func shim(args []string) {
 	syscall.CloseOnExec(supervisor)
 	var word [1]byte
 	if n, _ := syscall.Read(supervisor, word[:]); n != 1 {
-		os.Exit(ShimFailed)
+		os.Exit(Failed)
 	}
 	err := become(binary, uid, gid, args[4:])
 	syscall.Write(supervisor, []byte(err.Error()))
-	os.Exit(ShimFailed)
+	os.Exit(Failed)
 }
 
 // Linux constants that package syscall lacks (include/uapi/linux/prctl.h,
@@ -78,13 +79,13 @@ func become(binary, uid, gid int, argv []string) error {
 			}
 		}
 		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETGROUPS, 0, 0, 0); errno != 0 && errno != syscall.EPERM {
-			return fmt.Errorf("drop supplementary groups: %w", errno)
+			return errors.New("drop supplementary groups: " + errno.Error())
 		}
 		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESGID, uintptr(gid), uintptr(gid), uintptr(gid)); errno != 0 {
-			return fmt.Errorf("become group %d: %w", gid, errno)
+			return errors.New("become group " + strconv.Itoa(gid) + ": " + errno.Error())
 		}
 		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)); errno != 0 {
-			return fmt.Errorf("become user %d: %w", uid, errno)
+			return errors.New("become user " + strconv.Itoa(uid) + ": " + errno.Error())
 		}
 	}
 	syscall.RawSyscall6(syscall.SYS_PRCTL, prCapAmbient, prCapAmbientClearAll, 0, 0, 0, 0)
@@ -95,10 +96,10 @@ func become(binary, uid, gid int, argv []string) error {
 	}{version: capabilityVersion3}
 	var none [6]uint32
 	if _, _, errno := syscall.RawSyscall(syscall.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&none)), 0); errno != 0 {
-		return fmt.Errorf("drop capabilities: %w", errno)
+		return errors.New("drop capabilities: " + errno.Error())
 	}
 	if _, _, errno := syscall.RawSyscall6(syscall.SYS_PRCTL, prSetNoNewPrivs, 1, 0, 0, 0, 0); errno != 0 {
-		return fmt.Errorf("set no_new_privs: %w", errno)
+		return errors.New("set no_new_privs: " + errno.Error())
 	}
 	scope()
 	keepLimits()
@@ -110,5 +111,5 @@ func become(binary, uid, gid int, argv []string) error {
 		syscall.CloseOnExec(binary)
 	}
 	err := syscall.Exec("/proc/self/fd/"+strconv.Itoa(binary), argv, os.Environ())
-	return fmt.Errorf("execute: %w", err)
+	return errors.New("execute: " + err.Error())
 }
