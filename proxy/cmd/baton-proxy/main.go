@@ -96,6 +96,7 @@ func run(file string, level slog.Leveler) error {
 	// Before anything else: a SIGTERM during the start must not kill.
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	defer spareCollections()()
 
 	id, err := contract.GenerationID()
 	if err != nil {
