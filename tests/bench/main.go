@@ -76,6 +76,14 @@ func bench(ctx context.Context, p plan, bin, only string) (_ *Report, err error)
 	if err != nil {
 		return nil, err
 	}
+	t, err := copyTools(bin)
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(t.dir)
+	if err := inMemory(); err != nil {
+		return nil, err
+	}
 	dir, err := os.MkdirTemp("", "baton-bench-")
 	if err != nil {
 		return nil, err
@@ -88,10 +96,6 @@ func bench(ctx context.Context, p plan, bin, only string) (_ *Report, err error)
 		err = fmt.Errorf("%w (logs in %s)", err, dir)
 	}()
 	if err := os.Chmod(dir, 0o711); err != nil {
-		return nil, err
-	}
-	t, err := copyTools(bin, filepath.Join(dir, "bin"))
-	if err != nil {
 		return nil, err
 	}
 	origin, err := demo.StartOrigin("127.0.0.1:0", "127.0.0.1:0")
@@ -206,9 +210,29 @@ func measure(ctx context.Context, p plan, all []*running, report *Report) error 
 	return report.lookAround()
 }
 
-// copyTools copies the executables: somebody may build meanwhile.
-func copyTools(from, to string) (t tools, err error) {
-	if err := os.Mkdir(to, 0o755); err != nil {
+// inMemory has everybody's directories made in memory, where /run is as well: on a
+// disk a release would be measured by its fsyncs. TMPDIR decides otherwise.
+func inMemory() error {
+	const memory = "/dev/shm"
+	if info, err := os.Stat(memory); os.Getenv("TMPDIR") != "" || err != nil || !info.IsDir() {
+		return nil
+	}
+	return os.Setenv("TMPDIR", memory)
+}
+
+// copyTools copies the executables: somebody may build meanwhile. They are the
+// caller's to remove.
+func copyTools(from string) (t tools, err error) {
+	to, err := os.MkdirTemp("", "baton-bench-bin-")
+	if err != nil {
+		return t, err
+	}
+	defer func() {
+		if err != nil {
+			os.RemoveAll(to)
+		}
+	}()
+	if err := os.Chmod(to, 0o711); err != nil {
 		return t, err
 	}
 	for _, name := range []string{"baton", "baton-proxy"} {
@@ -221,7 +245,7 @@ func copyTools(from, to string) (t tools, err error) {
 			return t, err
 		}
 	}
-	return tools{filepath.Join(to, "baton"), filepath.Join(to, "baton-proxy")}, nil
+	return tools{dir: to, baton: filepath.Join(to, "baton"), proxy: filepath.Join(to, "baton-proxy")}, nil
 }
 
 func copyFile(from, to string) error {

@@ -24,7 +24,7 @@ type peer struct {
 }
 
 // tools is where Baton's executables are.
-type tools struct{ baton, proxy string }
+type tools struct{ dir, baton, proxy string }
 
 // server is a peer that runs.
 type server interface {
