@@ -73,8 +73,9 @@ cost: ## what the account of requests costs the proxy, and what spans of the SDK
 vips: ## 1,000 VIPs and 1,000 reals of a balancer: how long start and reload take, and memory (root, three minutes)
 	BATON_TEST_MANY=1000 go test -count=1 -timeout 30m -run TestManyVIPs -v ./supervisor/balancer
 
-packets: ## nanoseconds that the balancer's program takes for a packet of each kind (root)
+packets: ## nanoseconds that the balancer's program takes for a packet of each kind; a million random ones through it and a model (root, five minutes)
 	BATON_TEST_SPEED=21 go test -count=1 -run '^TestSpeed$$' -v ./bpf/xdp
+	BATON_TEST_PACKETS=1000000 go test -count=1 -timeout 30m -run '^TestRandomPackets$$' -v ./bpf/xdp
 
 figures: ## draw docs/figures/maglev-disruption.svg again
 	BATON_TEST_FIGURE=$(CURDIR)/docs/figures/maglev-disruption.svg go test -count=1 -run TestDisruption -v ./supervisor/balancer/maglev

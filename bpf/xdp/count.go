@@ -66,7 +66,7 @@ func (b *Balancer) Explain(packet []byte) (Explanation, error) {
 // Counts is what the program has counted.
 type Counts struct {
 	VIPs  map[VIP]VIPCounts
-	Reals map[uint32]RealCounts
+	Reals map[uint32]RealCounts // that have got any, and are there
 	// Others are frames that are for the address of a VIP and not for the VIP: each
 	// has passed, and one reason.
 	Others map[string]uint64
@@ -115,10 +115,15 @@ func (b *Balancer) Counted() (Counts, error) {
 		}
 		c.VIPs[v] = sum
 	}
-	var index uint32
 	var got []xdpRealTally
-	it := b.objs.RealTallies.Iterate()
-	for it.Next(&index, &got) {
+	err := each(b.objs.Reals, func(index uint32, e *xdpReal) {
+		if e.Addr == [4]uint32{} {
+			return
+		}
+		if err := b.objs.RealTallies.Lookup(index, &got); err != nil {
+			errs = append(errs, err)
+			return
+		}
 		var sum RealCounts
 		for _, t := range got {
 			sum.Packets += t.Packets
@@ -128,6 +133,6 @@ func (b *Balancer) Counted() (Counts, error) {
 		if sum != (RealCounts{}) {
 			c.Reals[index] = sum
 		}
-	}
-	return c, errors.Join(append(errs, it.Err())...)
+	})
+	return c, errors.Join(append(errs, err)...)
 }

@@ -11,11 +11,12 @@
 /* Asks the kernel's routes and neighbours where the real is. It has to be on a link
  * of this host: a router would send the packet back to the VIP. Gives PARSED, or
  * the reason for which it cannot be sent. */
-static __always_inline __u32 ask_routes(struct xdp_md *ctx, const struct real *r, struct bpf_fib_lookup *fib)
+static __always_inline __u32 ask_routes(struct xdp_md *ctx, const struct real *r, __u32 octets, struct bpf_fib_lookup *fib)
 {
 	long result;
 
 	fib->ifindex = ctx->ingress_ifindex;
+	fib->tot_len = octets - sizeof(struct ethhdr);
 	fib->family = r->flags & REAL_IPV6 ? AF_INET6 : AF_INET;
 	__builtin_memcpy(fib->ipv6_dst, r->addr, 16);
 	result = bpf_fib_lookup(ctx, fib, sizeof(*fib), 0);
@@ -56,14 +57,14 @@ static __always_inline int leave(struct xdp_md *ctx, __u32 ifindex, bool routed,
 
 /* Apart from the program: most packets do not come here, and the structure alone
  * takes longer to empty than the rest to send. */
-static __noinline int forward_by_route(struct xdp_md *ctx, const struct real *r, __u32 *problem)
+static __noinline int forward_by_route(struct xdp_md *ctx, const struct real *r, __u32 octets, __u32 *problem)
 {
 	struct ethhdr *eth = (void *)(long)ctx->data;
 	struct bpf_fib_lookup fib = {};
 
 	if (!r || !problem || (void *)(eth + 1) > (void *)(long)ctx->data_end)
 		return XDP_PASS;
-	*problem = ask_routes(ctx, r, &fib);
+	*problem = ask_routes(ctx, r, octets, &fib);
 	if (*problem != PARSED)
 		return XDP_DROP;
 	*problem = FIB;
@@ -73,13 +74,13 @@ static __noinline int forward_by_route(struct xdp_md *ctx, const struct real *r,
 }
 
 /* Gives the verdict. problem: a reason that has become of the packet beside. */
-static __always_inline int forward(struct xdp_md *ctx, const struct real *r, __u32 *problem)
+static __always_inline int forward(struct xdp_md *ctx, const struct real *r, __u32 octets, __u32 *problem)
 {
 	struct ethhdr *eth = (void *)(long)ctx->data;
 
 	if (!(r->flags & REAL_NEIGHBOUR)) {
 		__u32 routed = PARSED;
-		int verdict = forward_by_route(ctx, r, &routed);
+		int verdict = forward_by_route(ctx, r, octets, &routed);
 
 		*problem = routed;
 		return verdict;

@@ -233,7 +233,7 @@ static __always_inline int run(struct xdp_md *ctx, bool effects)
 		problem = LOCAL;
 		verdict = XDP_PASS;
 	} else {
-		verdict = forward(ctx, c.real, &problem);
+		verdict = forward(ctx, c.real, p.octets, &problem);
 	}
 	if (effects) {
 		count_choice(ctx, &p, &c, problem);

@@ -9,12 +9,14 @@ package xdp
 //go:generate go tool bpf2go -target bpfel -type vip -type real -type answer -type tally -type real_tally -type link -type reason -type vip_flag -type real_flag -type vip_filter -type front xdp xdp.c -- -I../include -O2 -g -Wall -Werror -idirafter /usr/include/x86_64-linux-gnu
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -65,6 +67,9 @@ type Options struct {
 	// CPU. Defaults to a sixteenth of the CPU's share of the table, so that a flood
 	// takes that many seconds to push out what was there.
 	NewFlowsPerCPU int
+	// UDPIdle is the silence after which a flow of datagrams is forgotten. Defaults
+	// to a minute.
+	UDPIdle time.Duration
 	// HostOrder reads the TCP option as fleets of little-endian hosts write it
 	// that do not convert to network order.
 	HostOrder bool
@@ -109,6 +114,7 @@ func Open(o Options) (*Balancer, error) {
 	if err := errors.Join(
 		spec.Variables["new_flows_per_cpu"].Set(uint32(o.NewFlowsPerCPU)),
 		spec.Variables["host_order"].Set(o.HostOrder),
+		spec.Variables["udp_idle"].Set(uint64(cmp.Or(o.UDPIdle, time.Minute))),
 	); err != nil {
 		return nil, err
 	}
@@ -216,17 +222,14 @@ func (b *Balancer) setDevice(ifindex uint32) error {
 // and another may have its number since.
 func (b *Balancer) setDevices() error {
 	set := map[uint32]bool{}
-	var index uint32
-	var e xdpReal
 	var errs []error
-	it := b.objs.Reals.Iterate()
-	for it.Next(&index, &e) {
+	err := each(b.objs.Reals, func(_ uint32, e *xdpReal) {
 		if !set[e.Ifindex] {
 			set[e.Ifindex] = true
 			errs = append(errs, b.setDevice(e.Ifindex))
 		}
-	}
-	return errors.Join(append(errs, it.Err())...)
+	})
+	return errors.Join(append(errs, err)...)
 }
 
 // DeleteReal empties a place. What the connection table remembers of it is over:

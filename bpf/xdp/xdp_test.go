@@ -2,20 +2,18 @@ package xdp
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"os"
 	"testing"
 	"time"
 
-	"github.com/baton-mesh/baton/quicid"
 	"github.com/baton-mesh/baton/tests/need"
 )
 
 // What XDP is told (include/uapi/linux/bpf.h).
 const (
-	drop, pass, tx = 1, 2, 3
+	drop, pass, tx, redirect = 1, 2, 3, 4
 )
 
 var (
@@ -30,7 +28,10 @@ const loopback = 1
 
 // open loads a balancer with two reals behind VIPs of both families, all flows to
 // real 1 by the ring, and server 42 as real 2.
-func open(t *testing.T) *Balancer {
+func open(t *testing.T) *Balancer { return openWith(t, Options{}) }
+
+// openWith is open with options.
+func openWith(t *testing.T, o Options) *Balancer {
 	t.Helper()
 	need.Root(t, "loading BPF programs")
 	need.BPFFS(t)
@@ -39,7 +40,8 @@ func open(t *testing.T) *Balancer {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	b := reopen(t, dir)
+	o.Dir = dir
+	b := reopenWith(t, o)
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -65,7 +67,13 @@ func open(t *testing.T) *Balancer {
 
 func reopen(t *testing.T, dir string) *Balancer {
 	t.Helper()
-	b, err := Open(Options{Dir: dir, RingSize: 251})
+	return reopenWith(t, Options{Dir: dir})
+}
+
+func reopenWith(t *testing.T, o Options) *Balancer {
+	t.Helper()
+	o.RingSize = 251
+	b, err := Open(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,121 +82,12 @@ func reopen(t *testing.T, dir string) *Balancer {
 	return b
 }
 
-var (
-	client4, vip4 = netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("10.9.0.1")
-	client6, vip6 = netip.MustParseAddr("2001:db8::7"), netip.MustParseAddr("2001:db8::1")
-)
-
-// frame is an Ethernet frame from the router with a packet to a port.
-func frame(to netip.Addr, proto byte, port uint16, rest []byte) []byte {
-	f := append(append([]byte(nil), ours[:]...), router[:]...)
-	l4 := binary.BigEndian.AppendUint16(nil, 40000)
-	l4 = append(binary.BigEndian.AppendUint16(l4, port), rest...)
-	if to.Is6() {
-		h := make([]byte, 40)
-		h[0], h[6], h[7] = 0x60, proto, 64
-		binary.BigEndian.PutUint16(h[4:], uint16(len(l4)))
-		copy(h[8:], client6.AsSlice())
-		copy(h[24:], to.AsSlice())
-		return append(append(append(f, 0x86, 0xdd), h...), l4...)
-	}
-	h := make([]byte, 20)
-	h[0], h[8], h[9] = 0x45, 64, proto
-	binary.BigEndian.PutUint16(h[2:], uint16(20+len(l4)))
-	copy(h[12:], client4.AsSlice())
-	copy(h[16:], to.AsSlice())
-	return append(append(append(f, 8, 0), h...), l4...)
-}
-
-// tcp is what follows the ports of a TCP header.
-func tcp(flags byte, options ...byte) []byte {
-	for len(options)%4 != 0 {
-		options = append(options, 0)
-	}
-	h := make([]byte, 16)
-	h[8], h[9] = byte((20+len(options))/4)<<4, flags
-	return append(h, options...)
-}
-
-func udp(payload []byte) []byte {
-	return append(append(binary.BigEndian.AppendUint16(nil, uint16(8+len(payload))), 0, 0), payload...)
-}
-
-func cid(server uint32) []byte {
-	var c [quicid.Len]byte
-	quicid.Encode(&c, quicid.ID{ServerID: server, Slot: 3}, [quicid.RandomLen]byte{9})
-	return c[:]
-}
-
-// short is a packet of QUIC whose connection ID names a server.
-func short(server uint32) []byte {
-	return udp(append(append([]byte{0x40}, cid(server)...), make([]byte, 24)...))
-}
-
-// encrypted is short under the key of config 1.
-func encrypted(server uint32) []byte {
-	keys, err := quicid.NewKeys(map[quicid.Config]quicid.Key{1: key1})
-	if err != nil {
-		panic(err)
-	}
-	var c [quicid.Len]byte
-	keys.Encode(&c, 1, quicid.ID{ServerID: server, Slot: 3}, [quicid.RandomLen]byte{9})
-	return udp(append(append([]byte{0x40}, c[:]...), make([]byte, 24)...))
-}
-
-var key1 = quicid.Key{7, 7, 7}
-
-// about4 is the start of a packet from the VIP to the client, as an ICMP error repeats it.
-func about4(proto byte, from, to uint16) []byte {
-	h := make([]byte, 20)
-	h[0], h[9] = 0x45, proto
-	copy(h[12:], vip4.AsSlice())
-	copy(h[16:], client4.AsSlice())
-	h = binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(h, from), to)
-	return append(h, 0, 0, 0, 0)
-}
-
-// icmp4 is a message from a router on the way.
-func icmp4(kind byte, about []byte) []byte {
-	f := frame(vip4, 1, 0, nil)[:14+20]
-	copy(f[14+12:], []byte{198, 51, 100, 1})
-	return append(append(f, kind, 0, 0, 0, 0, 0, 0, 0), about...)
-}
-
-// withIPOptions puts an option of four octets into the IP header.
-func withIPOptions(f []byte) []byte {
-	with := append(append(bytes.Clone(f[:34]), 1, 1, 1, 0), f[34:]...)
-	with[14] = 0x46
-	return with
-}
-
-// long is a packet with a long header and a connection ID.
-func long(first byte, version uint32, server uint32) []byte {
-	b := append(binary.BigEndian.AppendUint32([]byte{first}, version), quicid.Len)
-	return udp(append(append(b, cid(server)...), make([]byte, 40)...))
-}
-
-const (
-	syn, ack = 0x02, 0x10
-	isTCP    = 6
-	isUDP    = 17
-)
-
-func optionOf(server uint32) []byte {
-	return binary.BigEndian.AppendUint32([]byte{1, 1, 0xb7, 6}, server)
-}
-
 // Packet in, verdict and packet out, and what was counted.
 func TestPackets(t *testing.T) {
 	b := open(t)
 	damaged := func(f []byte, at int, to byte) []byte { f[at] = to; return f }
 	nops := bytes.Repeat([]byte{1}, 40)
-	for _, test := range []struct {
-		name    string
-		in      []byte
-		real    int // who gets it. 0: it passes unchanged
-		counted string
-	}{
+	for _, test := range []packetCase{
 		{"SYN by the ring", frame(vip4, isTCP, 443, tcp(syn)), 1, "ring"},
 		{"its flow by the table", frame(vip4, isTCP, 443, tcp(ack)), 1, "table"},
 		{"a SYN never by the option", frame(vip4, isTCP, 443, tcp(syn, optionOf(42)...)), 1, "table"},
@@ -234,33 +133,48 @@ func TestPackets(t *testing.T) {
 		{"two VLANs", damaged(damaged(frame(vip4, isTCP, 443, tcp(syn)), 12, 0x88), 13, 0xa8), 0, ""},
 		{"a frame for another host", damaged(frame(vip4, isTCP, 443, tcp(syn)), 5, 9), 0, "other_host"},
 	} {
-		before := counted(t, b)
-		verdict, out, err := b.objs.Balance.Test(test.in)
-		if err != nil {
-			t.Fatalf("%s: %v", test.name, err)
-		}
-		want, wantVerdict := bytes.Clone(test.in), uint32(pass)
-		if test.real != 0 {
-			wantVerdict = tx
-			copy(want, [][6]byte{mac1, mac2}[test.real-1][:])
-			copy(want[6:], make([]byte, 6)) // loopback's own address
-		}
-		if verdict != wantVerdict || !bytes.Equal(out[:len(want)], want) {
-			t.Errorf("%s: verdict %d, want %d; out\n%x, want\n%x", test.name, verdict, wantVerdict, out, want)
-		}
-		var moved []string
-		after := counted(t, b)
-		for _, reason := range reasons {
-			if n := after[reason] - before[reason]; n > 0 {
-				moved = append(moved, reason)
-				if n > 1 {
-					t.Errorf("%s: %s was counted %d times", test.name, reason, n)
-				}
+		expect(t, b, test)
+	}
+}
+
+// packetCase is a frame, and what is to become of it.
+type packetCase struct {
+	name    string
+	in      []byte
+	real    int // who gets it. 0: it passes unchanged
+	counted string
+}
+
+// expect runs a frame and checks verdict, frame and counters, and that no other
+// counter has moved.
+func expect(t *testing.T, b *Balancer, test packetCase) {
+	t.Helper()
+	before := counted(t, b)
+	verdict, out, err := b.objs.Balance.Test(test.in)
+	if err != nil {
+		t.Fatalf("%s: %v", test.name, err)
+	}
+	want, wantVerdict := bytes.Clone(test.in), uint32(pass)
+	if test.real != 0 {
+		wantVerdict = tx
+		copy(want, [][6]byte{mac1, mac2}[test.real-1][:])
+		copy(want[6:], make([]byte, 6)) // loopback's own address
+	}
+	if verdict != wantVerdict || !bytes.Equal(out[:len(want)], want) {
+		t.Errorf("%s: verdict %d, want %d; out\n%x, want\n%x", test.name, verdict, wantVerdict, out, want)
+	}
+	var moved []string
+	after := counted(t, b)
+	for _, reason := range reasons {
+		if n := after[reason] - before[reason]; n > 0 {
+			moved = append(moved, reason)
+			if n > 1 {
+				t.Errorf("%s: %s was counted %d times", test.name, reason, n)
 			}
 		}
-		if got := fmt.Sprint(moved); got != "["+test.counted+"]" {
-			t.Errorf("%s: counted %s, want [%s]", test.name, got, test.counted)
-		}
+	}
+	if got := fmt.Sprint(moved); got != "["+test.counted+"]" {
+		t.Errorf("%s: counted %s, want [%s]", test.name, got, test.counted)
 	}
 }
 
