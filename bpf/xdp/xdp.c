@@ -161,13 +161,16 @@ static __always_inline void count_choice(struct xdp_md *ctx, const struct packet
 	if (!t)
 		return;
 	count(t, c->why);
-	if (c->beside & 1ULL << UNKNOWN_ID)
-		count(t, UNKNOWN_ID);
-	if (c->beside & 1ULL << DEAD_ID)
-		count(t, DEAD_ID);
-	if (c->beside & 1ULL << UNLEARNED)
-		count(t, UNLEARNED);
-	count(t, problem);
+	if (c->beside) {
+		if (c->beside & 1ULL << UNKNOWN_ID)
+			count(t, UNKNOWN_ID);
+		if (c->beside & 1ULL << DEAD_ID)
+			count(t, DEAD_ID);
+		if (c->beside & 1ULL << UNLEARNED)
+			count(t, UNLEARNED);
+	}
+	if (problem != PARSED)
+		count(t, problem);
 	if (!c->real || (problem != PARSED && problem != FIB && problem != LOCAL))
 		return;
 	/* Asking the kernel takes a tenth of all that is done for a packet: only where
