@@ -36,6 +36,29 @@ func (b *Balancer) sourceOf(ifindex int) ([6]byte, bool) {
 	return s.mac, true
 }
 
+// setSource has frames leave an interface with its own address, which may have
+// changed.
+func (b *Balancer) setSource(ifindex uint32, mac [6]byte) error {
+	b.mu.Lock()
+	delete(b.sources, int(ifindex))
+	b.mu.Unlock()
+	stale := map[uint32]xdpReal{}
+	if err := each(b.objs.Reals, func(index uint32, e *xdpReal) {
+		if e.Ifindex == ifindex && e.Flags&uint32(xdpRealFlagREAL_NEIGHBOUR) != 0 && e.Source != mac {
+			stale[index] = *e
+		}
+	}); err != nil {
+		return err
+	}
+	for index, e := range stale {
+		e.Source = mac
+		if err := b.objs.Reals.Put(index, e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // ErrForeign is a program of somebody else where ours should hang.
 var ErrForeign = errors.New("another XDP program hangs there, and is left alone")
 
@@ -43,7 +66,8 @@ var ErrForeign = errors.New("another XDP program hangs there, and is left alone"
 var ErrNoNative = errors.New("its driver has no native XDP; xdp_mode: generic works on any interface")
 
 // Attach hangs the program on an interface, or replaces it there at once if it
-// hangs there already.
+// hangs there already. It is to be called again when the interface gets another
+// address: frames for any but its own pass.
 func (b *Balancer) Attach(name string, ifindex int, generic bool) error {
 	l, err := net.InterfaceByIndex(ifindex)
 	if err != nil {
@@ -52,6 +76,9 @@ func (b *Balancer) Attach(name string, ifindex int, generic bool) error {
 	entry := xdpLink{Ifindex: uint32(ifindex)}
 	copy(entry.Mac[:], l.HardwareAddr)
 	if err := b.objs.Links.Put(uint32(ifindex)%b.objs.Links.MaxEntries(), entry); err != nil {
+		return err
+	}
+	if err := b.setSource(uint32(ifindex), entry.Mac); err != nil {
 		return err
 	}
 	pin := filepath.Join(b.dir, "link-"+name)

@@ -23,9 +23,10 @@ type Hanger interface {
 
 // iface is an interface of the configuration.
 type iface struct {
-	ifindex int  // 0 while there is none of the name
-	hangs   bool // whether the program hangs there
-	leaving bool // no more in the configuration
+	ifindex int    // 0 while there is none of the name
+	mac     string // its address
+	hangs   bool   // whether the program hangs there
+	leaving bool   // no more in the configuration
 	problem string
 	retry   time.Time // not before
 }
@@ -56,12 +57,12 @@ func (b *Balancer) attach() error {
 			delete(b.interfaces, name)
 			continue
 		}
-		index := 0
+		index, mac := 0, ""
 		if link, err := net.InterfaceByName(name); err == nil {
-			index = link.Index
+			index, mac = link.Index, string(link.HardwareAddr)
 		}
-		if index != i.ifindex {
-			*i = iface{ifindex: index} // another one, or none
+		if index != i.ifindex || mac != i.mac {
+			*i = iface{ifindex: index, mac: mac} // another one, or none, or with another address
 			b.log.Info("interface of the balancer", "interface", name, "there", index != 0)
 		}
 		if i.hangs || index == 0 || time.Now().Before(i.retry) {
