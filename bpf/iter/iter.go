@@ -24,6 +24,15 @@ type Queue struct {
 	// ToAccept counts finished connections that nobody has accepted yet
 	// (sk_ack_backlog, include/net/sock.h).
 	ToAccept int
+	// Backlog is how many may wait to be accepted; one more is let in
+	// (sk_acceptq_is_full, include/net/sock.h).
+	Backlog int
+	// Dropped counts, since the socket was made, segments that it let fall
+	// (sk_drops): SYNs and last ACKs that found a queue full, and such as no
+	// listening socket has a use for: a stray RST or FIN. A client sends its SYN
+	// again, so a handshake that waits for room is counted more than once.
+	// It wraps.
+	Dropped uint32
 }
 
 // Queues reads the queues of the listening sockets of one network namespace.
@@ -79,7 +88,7 @@ func (q *Queues) Read(cookies []uint64) (found map[uint64]Queue, err error) {
 
 	// One read, of exactly as much as is wanted: the kernel stops walking when
 	// the buffer is full, before it comes to the established connections.
-	const record = 16
+	const record = 24
 	buf := make([]byte, record*len(cookies))
 	n, err := io.ReadFull(r, buf)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
@@ -89,6 +98,8 @@ func (q *Queues) Read(cookies []uint64) (found map[uint64]Queue, err error) {
 		found[binary.NativeEndian.Uint64(b)] = Queue{
 			HalfOpen: int(binary.NativeEndian.Uint32(b[8:])),
 			ToAccept: int(binary.NativeEndian.Uint32(b[12:])),
+			Backlog:  int(binary.NativeEndian.Uint32(b[16:])),
+			Dropped:  binary.NativeEndian.Uint32(b[20:]),
 		}
 	}
 	return found, nil

@@ -2,7 +2,8 @@
 //go:build ignore
 
 /* iter/tcp: tells, for the listening sockets it is asked about, how many
- * handshakes are half open and how many connections wait to be accepted.
+ * handshakes are half open, how many connections wait to be accepted, and how
+ * many segments found no room.
  *
  * inet_diag gives the half-open connections of an address, not of one socket of a
  * reuseport group, so a generation could not be told from its successor there.
@@ -41,7 +42,9 @@ struct bpf_iter__tcp {
 } __attribute__((preserve_access_index));
 
 struct sock {
+	atomic_t sk_drops;
 	unsigned int sk_ack_backlog;
+	unsigned int sk_max_ack_backlog;
 } __attribute__((preserve_access_index));
 
 struct inet_sock {
@@ -75,6 +78,8 @@ struct queue {
 	__u64 cookie;
 	__u32 half_open;
 	__u32 to_accept;
+	__u32 backlog;
+	__u32 dropped;
 };
 
 const struct queue *export_queue __attribute__((unused));
@@ -96,6 +101,8 @@ int queues(struct bpf_iter__tcp *ctx)
 		return 0;
 	q.half_open = tcp->inet_conn.icsk_accept_queue.qlen.counter;
 	q.to_accept = tcp->inet_conn.icsk_inet.sk.sk_ack_backlog;
+	q.backlog = tcp->inet_conn.icsk_inet.sk.sk_max_ack_backlog;
+	q.dropped = tcp->inet_conn.icsk_inet.sk.sk_drops.counter;
 	bpf_seq_write(ctx->meta->seq, &q, sizeof(q));
 	return 0;
 }

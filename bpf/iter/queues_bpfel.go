@@ -18,6 +18,8 @@ type queuesQueue struct {
 	Cookie   uint64
 	HalfOpen uint32
 	ToAccept uint32
+	Backlog  uint32
+	Dropped  uint32
 }
 
 // Names of all BPF objects in the ELF.

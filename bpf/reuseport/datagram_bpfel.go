@@ -51,6 +51,12 @@ type datagramListener struct {
 	Runs   [12]uint64
 }
 
+type datagramMoved struct {
+	_        structs.HostLayout
+	HalfOpen uint64
+	ToAccept uint64
+}
+
 type datagramPlace struct {
 	_       structs.HostLayout
 	First   uint32
@@ -85,6 +91,7 @@ const (
 	datagramMapCidKeys      = "cid_keys"
 	datagramMapFlows        = "flows"
 	datagramMapListeners    = "listeners"
+	datagramMapMoves        = "moves"
 	datagramMapPlaces       = "places"
 	datagramMapProbes       = "probes"
 	datagramMapShift        = "shift"
@@ -150,6 +157,7 @@ type datagramMapSpecs struct {
 	CidKeys   *ebpf.MapSpec `ebpf:"cid_keys"`
 	Flows     *ebpf.MapSpec `ebpf:"flows"`
 	Listeners *ebpf.MapSpec `ebpf:"listeners"`
+	Moves     *ebpf.MapSpec `ebpf:"moves"`
 	Places    *ebpf.MapSpec `ebpf:"places"`
 	Probes    *ebpf.MapSpec `ebpf:"probes"`
 	Shift     *ebpf.MapSpec `ebpf:"shift"`
@@ -191,6 +199,7 @@ type datagramMaps struct {
 	CidKeys   *ebpf.Map `ebpf:"cid_keys"`
 	Flows     *ebpf.Map `ebpf:"flows"`
 	Listeners *ebpf.Map `ebpf:"listeners"`
+	Moves     *ebpf.Map `ebpf:"moves"`
 	Places    *ebpf.Map `ebpf:"places"`
 	Probes    *ebpf.Map `ebpf:"probes"`
 	Shift     *ebpf.Map `ebpf:"shift"`
@@ -205,6 +214,7 @@ func (m *datagramMaps) Close() error {
 		m.CidKeys,
 		m.Flows,
 		m.Listeners,
+		m.Moves,
 		m.Places,
 		m.Probes,
 		m.Shift,

@@ -78,6 +78,9 @@ func (n *Node) vacate(slot, listener uint32) error {
 	if err := n.placeOf.Delete(steerPlaceKey{Slot: slot, Listener: listener}); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("empty slot %d of listener %d: %w", slot, listener, err)
 	}
+	if err := n.moves.Delete(steerPlaceKey{Slot: slot, Listener: listener}); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("forget what slot %d got of listener %d: %w", slot, listener, err)
+	}
 	delete(n.places[slot], listener)
 	n.ranges.give(p.First, uint32(p.Workers))
 	return nil

@@ -17,6 +17,31 @@
 
 #include "tables.h"
 
+#define TCP_NEW_SYN_RECV 12 /* include/net/tcp_states.h */
+
+/* Gives what is queued on a closing socket to a slot, and counts it. */
+static __always_inline bool hand_on(struct sk_reuseport_md *ctx, struct listener *l, __u32 slot, __u32 draw)
+{
+	struct place_key key = {slot, l->number};
+	struct bpf_sock *moving = ctx->migrating_sk;
+	struct moved *m, none = {};
+
+	if (!give_counted(ctx, l, slot, draw, REASON_MIGRATED))
+		return false;
+	m = bpf_map_lookup_elem(&moves, &key);
+	if (!m) {
+		bpf_map_update_elem(&moves, &key, &none, BPF_NOEXIST);
+		m = bpf_map_lookup_elem(&moves, &key);
+	}
+	if (m && moving) {
+		if (moving->state == TCP_NEW_SYN_RECV)
+			m->half_open++;
+		else
+			m->to_accept++;
+	}
+	return true;
+}
+
 /* Steers by the tables of one listener; false when they have nobody to take the
  * flow. A global function would lose what the verifier knows of l. */
 static __noinline bool steer_listener(struct sk_reuseport_md *ctx, struct listener *l)
@@ -28,8 +53,7 @@ static __noinline bool steer_listener(struct sk_reuseport_md *ctx, struct listen
 
 	/* The packet of a migration is an empty dummy: there is nothing to read in it. */
 	if (ctx->migrating_sk)
-		return give_counted(ctx, l, current, draw, REASON_MIGRATED) ||
-		       give_counted(ctx, l, other, draw, REASON_MIGRATED);
+		return hand_on(ctx, l, current, draw) || hand_on(ctx, l, other, draw);
 
 	struct source from = {};
 

@@ -13,7 +13,7 @@
 //     packet: the program and its maps live as long as a member of a group.
 package reuseport
 
-//go:generate go tool bpf2go -target bpfel -type address -type listener -type place_key -type place -type tally -type source -type reason -type choice steer steer.c -- -I../include -O2 -g -Wall -Werror -idirafter /usr/include/x86_64-linux-gnu
+//go:generate go tool bpf2go -target bpfel -type address -type listener -type place_key -type place -type tally -type moved -type source -type reason -type choice steer steer.c -- -I../include -O2 -g -Wall -Werror -idirafter /usr/include/x86_64-linux-gnu
 //go:generate go tool bpf2go -target bpfel datagram datagram.c -- -I../include -O2 -g -Wall -Werror -idirafter /usr/include/x86_64-linux-gnu
 
 import (
@@ -58,6 +58,7 @@ type Node struct {
 	sockets   *ebpf.Map
 	placeOf   *ebpf.Map
 	tallies   *ebpf.Map
+	moves     *ebpf.Map
 	words     []uint64 // shift, mapped
 	arms      []uint64 // armed, mapped
 
@@ -71,6 +72,7 @@ func (n *Node) maps() map[string]**ebpf.Map {
 	return map[string]**ebpf.Map{
 		steerMapShift: &n.shift, steerMapProbes: &n.probes, steerMapListeners: &n.listeners, steerMapSinks: &n.sinks,
 		steerMapArmed: &n.armed, steerMapSockets: &n.sockets, steerMapPlaces: &n.placeOf, steerMapTallies: &n.tallies,
+		steerMapMoves: &n.moves,
 	}
 }
 
@@ -93,11 +95,7 @@ func Open(dir string) (*Node, error) {
 		}
 	}
 	n, err := load(dir, func(n *Node, spec *ebpf.MapSpec, name string) (*ebpf.Map, error) {
-		m, err := ebpf.NewMap(spec)
-		if err != nil {
-			return nil, fmt.Errorf("make map %s: %w", name, err)
-		}
-		return m, n.pin(name, m)
+		return n.make(spec, name)
 	})
 	if err != nil && dir != "" {
 		os.RemoveAll(dir)
@@ -116,6 +114,9 @@ func Reopen(dir string) (*Node, error) {
 	}
 	return load(filepath.Join(dir, layout), func(n *Node, spec *ebpf.MapSpec, name string) (*ebpf.Map, error) {
 		m, err := ebpf.LoadPinnedMap(n.path(name), nil)
+		if errors.Is(err, os.ErrNotExist) && added(name) {
+			return n.make(spec, name)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("open the pinned map %s: %w", name, err)
 		}
@@ -187,6 +188,9 @@ func Regain(dir string, tables map[string]int) (*Node, error) {
 	}
 	provide := func(n *Node, spec *ebpf.MapSpec, name string) (*ebpf.Map, error) {
 		fd, ok := tables[layout+"/"+name]
+		if !ok && added(name) {
+			return n.make(spec, name)
+		}
 		if !ok {
 			return nil, fmt.Errorf("map %s was not kept: %w", name, os.ErrNotExist)
 		}
@@ -298,11 +302,19 @@ func (n *Node) makeFlows(spec *ebpf.MapSpec) (*ebpf.Map, error) {
 			m.Close()
 		}
 	}
+	return n.make(spec, datagramMapFlows)
+}
+
+// added reports that earlier versions of this layout did not have the map. What they
+// have left goes on without what they had counted in it.
+func added(name string) bool { return name == steerMapMoves }
+
+func (n *Node) make(spec *ebpf.MapSpec, name string) (*ebpf.Map, error) {
 	m, err := ebpf.NewMap(spec)
 	if err != nil {
-		return nil, fmt.Errorf("make map %s: %w", datagramMapFlows, err)
+		return nil, fmt.Errorf("make map %s: %w", name, err)
 	}
-	return m, n.pin(datagramMapFlows, m)
+	return m, n.pin(name, m)
 }
 
 func (n *Node) path(name string) string { return filepath.Join(n.dir, name) }

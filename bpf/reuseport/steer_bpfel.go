@@ -37,6 +37,12 @@ type steerListener struct {
 	Runs   [12]uint64
 }
 
+type steerMoved struct {
+	_        structs.HostLayout
+	HalfOpen uint64
+	ToAccept uint64
+}
+
 type steerPlace struct {
 	_       structs.HostLayout
 	First   uint32
@@ -87,6 +93,7 @@ type steerTally struct {
 const (
 	steerMapArmed        = "armed"
 	steerMapListeners    = "listeners"
+	steerMapMoves        = "moves"
 	steerMapPlaces       = "places"
 	steerMapProbes       = "probes"
 	steerMapShift        = "shift"
@@ -149,6 +156,7 @@ type steerProgramSpecs struct {
 type steerMapSpecs struct {
 	Armed     *ebpf.MapSpec `ebpf:"armed"`
 	Listeners *ebpf.MapSpec `ebpf:"listeners"`
+	Moves     *ebpf.MapSpec `ebpf:"moves"`
 	Places    *ebpf.MapSpec `ebpf:"places"`
 	Probes    *ebpf.MapSpec `ebpf:"probes"`
 	Shift     *ebpf.MapSpec `ebpf:"shift"`
@@ -187,6 +195,7 @@ func (o *steerObjects) Close() error {
 type steerMaps struct {
 	Armed     *ebpf.Map `ebpf:"armed"`
 	Listeners *ebpf.Map `ebpf:"listeners"`
+	Moves     *ebpf.Map `ebpf:"moves"`
 	Places    *ebpf.Map `ebpf:"places"`
 	Probes    *ebpf.Map `ebpf:"probes"`
 	Shift     *ebpf.Map `ebpf:"shift"`
@@ -199,6 +208,7 @@ func (m *steerMaps) Close() error {
 	return _SteerClose(
 		m.Armed,
 		m.Listeners,
+		m.Moves,
 		m.Places,
 		m.Probes,
 		m.Shift,

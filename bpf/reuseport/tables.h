@@ -19,6 +19,7 @@
 #define LISTENERS 16385 /* element 0 speaks for all */
 #define SOCKETS (1 << 18)
 #define PLACES (1 << 17)
+#define MOVES (1 << 12)
 
 #define AF_INET 2 /* include/linux/socket.h */
 #define AF_INET6 10
@@ -155,6 +156,21 @@ struct {
 	__type(key, __u32);
 	__type(value, struct tally);
 } tallies SEC(".maps");
+
+/* What a slot got on a listener from listening sockets that closed. A handshake that
+ * moves more than once, or again when its last ACK comes, is counted each time. */
+struct moved {
+	__u64 half_open;	/* its ACK had not come */
+	__u64 to_accept;	/* finished, in an accept queue */
+};
+
+/* Made at the first one; what finds no room is in the tally of the slot alone. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, MOVES);
+	__type(key, struct place_key);
+	__type(value, struct moved);
+} moves SEC(".maps");
 
 static __always_inline void count(struct listener *l, __u32 slot, enum reason reason)
 {
