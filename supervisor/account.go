@@ -15,9 +15,10 @@ import (
 type accounts struct {
 	flows *flows.Flows
 
-	mu   sync.Mutex
-	gone map[string]flows.Counts // by listener, of generations that have been forgotten
-	lost map[uint64]bool         // generations whose account does not begin with them
+	mu      sync.Mutex
+	gone    map[string]flows.Counts // by listener, of generations that have been forgotten
+	dropped map[string]uint64       // by listener, by sockets of such generations
+	lost    map[uint64]bool         // generations whose account does not begin with them
 }
 
 // openAccount begins to count. Without it a release is judged by what else is known, and that is said.
@@ -62,6 +63,7 @@ func accountNumber(listener string) uint32 {
 // is adopted they are open; those that are not have lost what went before.
 func (s *Supervisor) count(g *generation, adopted bool) {
 	a := &s.accounts
+	g.closing = func() { s.queuesOf(g) } // their last word
 	if a.flows == nil {
 		return
 	}

@@ -114,6 +114,9 @@ type Status struct {
 	Guard       GuardStatus        `json:"guard"`
 	TCPOption   map[string]uint64  `json:"tcp_option,omitempty"` // events of the option with the node's number; none: it is off, or nothing came yet
 	Spans       SpanStatus         `json:"spans"`
+	// Namespace counts queues that ran over and connections that moved, of all sockets of
+	// the network namespace.
+	Namespace map[string]uint64 `json:"namespace,omitempty"`
 }
 
 // SpanStatus is what became of spans since the supervisor started.
@@ -175,6 +178,9 @@ type GenerationStatus struct {
 	// began, by fact, as the kernel saw it; what is zero is left out.
 	OpenFlows uint64            `json:"open_flows"`
 	Flows     map[string]uint64 `json:"flows,omitempty"`
+	// Queues are its listening sockets' at the listeners at which anything waits, was
+	// dropped or came from elsewhere.
+	Queues []QueueStatus `json:"queues,omitempty"`
 }
 
 // ReleaseStatus is the release that runs.
@@ -201,6 +207,8 @@ type ListenerStatus struct {
 	Runs map[string]uint64 `json:"runs"`
 	// Flows counts flows of all generations by fact, as the kernel saw it.
 	Flows map[string]uint64 `json:"flows,omitempty"`
+	// Dropped counts segments that its sockets let fall, of all generations: see QueueStatus.
+	Dropped uint64 `json:"dropped,omitempty"`
 }
 
 // SlotRuns are the runs that ended in one slot, over all listeners; slot -1

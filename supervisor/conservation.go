@@ -19,19 +19,20 @@ type balance struct {
 
 // readOwn reads what a generation has queued and what it says itself.
 func (w *watch) readOwn(g *generation, sd *side, counts map[string]flows.Counts) error {
-	found, err := w.s.steering.queued(g.sockets)
+	found, err := w.s.queuesOf(g)
 	if err != nil {
 		return err
+	}
+	if w.s.steering.chooses() {
+		sd.queues = found
 	}
 	balances := map[string]balance{}
 	for _, l := range g.recipe.config.Listeners {
 		b := balance{established: counts[l.Name][flows.Established]}
-		for _, sock := range g.sockets[l.Name] {
-			q := found[sock.cookie]
-			b.queued += uint64(q.ToAccept)
-			sd.queued.HalfOpen += q.HalfOpen
-			sd.queued.ToAccept += q.ToAccept
-		}
+		q := found[l.Name]
+		b.queued = uint64(q.ToAccept)
+		sd.queued.HalfOpen += q.HalfOpen
+		sd.queued.ToAccept += q.ToAccept
 		balances[l.Name] = b
 	}
 	r, err := g.reading()
@@ -122,7 +123,7 @@ func (w *watch) auditAll() bool {
 		off := int64(one.established) - int64(one.queued) - int64(one.accepted)
 		if off < 0 {
 			// A connection that was queued elsewhere and moved has its first mark.
-			off = min(0, off+int64(w.moved()))
+			off = min(0, off+int64(w.moved(name)))
 		}
 		found.moments++
 		found.off[off]++
@@ -170,9 +171,20 @@ func (w *watch) books(listeners []string) (map[string]balance, error) {
 	return all, nil
 }
 
-// moved bounds the connections that the kernel moved to the candidate.
-func (w *watch) moved() uint64 {
-	return since(w.now().sides[w.candidate].runs, w.first().sides[w.candidate].runs, reuseport.Migrated)
+// moved bounds the connections that the kernel moved into the candidate's accept
+// queues, at one listener or, without a name, at all. What found no room in the
+// tables may have been moved to any.
+func (w *watch) moved(listener string) (bound uint64) {
+	now, then := w.now().sides[w.candidate], w.first().sides[w.candidate]
+	all := since(now.runs, then.runs, reuseport.Migrated)
+	for name, q := range now.queues {
+		to, halfOpen := less(q.Moved.ToAccept, then.queues[name].Moved.ToAccept), less(q.Moved.HalfOpen, then.queues[name].Moved.HalfOpen)
+		all -= min(all, to+halfOpen)
+		if listener == "" || listener == name {
+			bound += to
+		}
+	}
+	return bound + all
 }
 
 // conserved: what was established is accepted or queued, to the flow. An accept
@@ -209,7 +221,7 @@ func (w *watch) conserved() Finding {
 	if w.audits != nil {
 		words += fmt.Sprintf("; the books of %d of %d listeners agreed to the flow", proven, len(w.audits))
 	}
-	if moved := w.moved(); moved > 0 {
+	if moved := w.moved(""); moved > 0 {
 		words += fmt.Sprintf("; at most %d were moved to it", moved)
 	}
 	if proven < len(w.audits) {

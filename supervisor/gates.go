@@ -22,6 +22,7 @@ var gates = []gate{
 	{"alive", (*watch).alive},
 	{"sockets", (*watch).sockets},
 	{"steered", (*watch).steered},
+	{"queues", (*watch).queuesHeld},
 	{"misrouted", (*watch).misrouted},
 	{"resets", (*watch).resets},
 	{"answers", (*watch).answers},

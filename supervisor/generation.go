@@ -110,6 +110,10 @@ type generation struct {
 	adopted bool                // an earlier supervisor started it: it is not our child
 	stood   map[string][]uint64 // cookies of the listening sockets of one that was adopted
 
+	queuesMu sync.Mutex
+	queues   map[string]QueueStatus // as last read, by listener
+	closing  func()                 // called before our copies of its sockets close
+
 	unfit atomic.Bool // it lives and has given up listening sockets
 
 	// Guarded by Supervisor.mu.
@@ -152,6 +156,9 @@ func (g *generation) alive() bool { return !g.dead.Load() }
 // is queued when the last one closes.
 func (g *generation) closeSockets() {
 	g.socketOnce.Do(func() {
+		if g.closing != nil {
+			g.closing()
+		}
 		if g.dropped != nil {
 			g.dropped()
 		}

@@ -161,6 +161,7 @@ func (s *Supervisor) remove(g *generation) {
 		}
 	}
 	last := s.accounts.forget(g)
+	s.accounts.forgetQueues(g)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	undeclared := last[flows.OpenAtExit] - min(last[flows.OpenAtExit], uint64(g.cut+g.idleClosed))

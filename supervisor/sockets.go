@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -98,6 +99,19 @@ func (s socket) listen(backlog int) error {
 		return fmt.Errorf("listen: %w", err)
 	}
 	return nil
+}
+
+// dropped is how many segments the socket has let fall (sk_get_meminfo, net/core/sock.c).
+func (s socket) dropped() (uint32, error) {
+	const drops = 8 // SK_MEMINFO_DROPS, include/uapi/linux/sock_diag.h
+	var info [drops + 1]uint32
+	size := uint32(unsafe.Sizeof(info))
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(s.fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
+		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return info[drops], nil
 }
 
 func (s socket) close() { unix.Close(s.fd) }

@@ -311,6 +311,21 @@ func (s *steering) queued(sockets map[string][]socket) (map[uint64]iter.Queue, e
 	return s.queues.Read(cookies)
 }
 
+// moved is what a slot got from listening sockets that closed, by listener.
+func (s *steering) moved(slot uint8) (map[string]reuseport.Moved, error) {
+	all, err := s.node.Moved()
+	if err != nil || len(all) == 0 {
+		return nil, err
+	}
+	byName := map[string]reuseport.Moved{}
+	for _, l := range s.all() {
+		if m, ok := all[reuseport.Place{Slot: slot, Number: l.group.Number()}]; ok {
+			byName[l.name] = m
+		}
+	}
+	return byName, nil
+}
+
 // emptySinks hands what waits in sinks to the current generation.
 func (s *steering) emptySinks() error {
 	if !s.attach {
@@ -329,7 +344,7 @@ func (s *steering) emptySinks() error {
 	}
 	var errs []error
 	for _, l := range all {
-		if queued[l.currentSink().cookie] != (iter.Queue{}) {
+		if q := queued[l.currentSink().cookie]; q.HalfOpen+q.ToAccept > 0 {
 			errs = append(errs, s.renewSink(l))
 		}
 	}

@@ -40,6 +40,8 @@ type steerer interface {
 	// waiting sums it up.
 	queued(sockets map[string][]socket) (map[uint64]iter.Queue, error)
 	waiting(sockets map[string][]socket) (QueueLengths, error)
+	// moved is what a slot got from listening sockets that closed, by listener.
+	moved(slot uint8) (map[string]reuseport.Moved, error)
 	// counts sums one slot's counters over all listeners.
 	counts(slot int) (reuseport.Counts, error)
 

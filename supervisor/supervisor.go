@@ -524,6 +524,7 @@ func (s *Supervisor) Status() Status {
 		}
 	}
 	s.describeFlows(&st)
+	s.describeQueues(&st)
 	return st
 }
 

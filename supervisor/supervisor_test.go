@@ -392,7 +392,7 @@ func TestNothingIsLeftOfAGeneration(t *testing.T) {
 		t.Errorf("%d descriptors, %d before ten releases: %v", after, before, descriptors())
 	}
 	entries, err := os.ReadDir(pinsOf(n))
-	if err != nil || len(entries) != 9 { // eight maps and the program
+	if err != nil || len(entries) != 10 { // nine maps and the program
 		t.Errorf("pins: %v, %v", entries, err)
 	}
 	n.stop()

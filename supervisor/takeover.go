@@ -162,10 +162,11 @@ func (t *takeover) shift(reuseport.Shift, map[string]reuseport.Shift) {}
 // datagramGroups: a socket that two generations read has no flow of either.
 func (t *takeover) datagramGroups() *datagrams { return nil }
 
-func (t *takeover) fence() error                         { return nil }
-func (t *takeover) counts(int) (reuseport.Counts, error) { return reuseport.Counts{}, nil }
-func (t *takeover) emptySinks() error                    { return nil }
-func (t *takeover) detach()                              {}
+func (t *takeover) fence() error                                    { return nil }
+func (t *takeover) moved(uint8) (map[string]reuseport.Moved, error) { return nil, nil }
+func (t *takeover) counts(int) (reuseport.Counts, error)            { return reuseport.Counts{}, nil }
+func (t *takeover) emptySinks() error                               { return nil }
+func (t *takeover) detach()                                         {}
 
 // inSlot counts the sockets that a generation has not shut down. One that was
 // listens again when it returns.
@@ -213,13 +214,18 @@ func (t *takeover) queued(sockets map[string][]socket) (map[uint64]iter.Queue, e
 		if s == nil {
 			continue
 		}
-		// Of a listening socket tcpi_unacked is the length of its accept queue
+		// Of a listening socket tcpi_unacked is the length of its accept queue, and
+		// tcpi_sacked its bound
 		// (tcp_get_info, net/ipv4/tcp.c).
 		info, err := unix.GetsockoptTCPInfo(s.fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 		if err != nil {
 			return nil, fmt.Errorf("read the queue of listener %s: %w", name, err)
 		}
-		found[s.cookie] = iter.Queue{ToAccept: int(info.Unacked)}
+		dropped, err := s.dropped()
+		if err != nil {
+			return nil, fmt.Errorf("read what listener %s dropped: %w", name, err)
+		}
+		found[s.cookie] = iter.Queue{ToAccept: int(info.Unacked), Backlog: int(info.Sacked), Dropped: dropped}
 	}
 	return found, nil
 }

@@ -48,6 +48,7 @@ type reading struct {
 	none      reuseport.Counts // what the steering program gave to no slot
 	sides     map[*generation]side
 	resources resources
+	namespace map[string]uint64
 	err       error // an account that could not be read
 }
 
@@ -57,9 +58,10 @@ type side struct {
 	moved       moved             // the same over the listeners that the release is of
 	established map[string]uint64 // by listener
 	queued      QueueLengths
-	balances    map[string]balance // by listener, where the generation keeps a ledger
-	damage      string             // why its ledger says nothing
-	runs        reuseport.Counts   // of its slot
+	balances    map[string]balance     // by listener, where the generation keeps a ledger
+	queues      map[string]QueueStatus // by listener, where they are its own
+	damage      string                 // why its ledger says nothing
+	runs        reuseport.Counts       // of its slot
 }
 
 // moved is what became of flows of which the candidate got some: what two
@@ -201,6 +203,7 @@ func (w *watch) read() (err error) {
 		}
 		now.sides[g] = sd
 	}
+	now.namespace, _ = readNamespace()
 	now.resources = resourcesOf(w.candidate.process.PID)
 	w.peak = max(w.peak, now.sides[w.candidate].flows.Open())
 	if len(w.readings) == keptReadings {

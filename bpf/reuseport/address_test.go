@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -219,6 +220,10 @@ func TestReopen(t *testing.T) {
 	}
 	l.connect(t, 1) // nobody is there, and steering goes on
 
+	// As one of before this map was there would have left it.
+	if err := os.Remove(filepath.Join(dir, layout, steerMapMoves)); err != nil {
+		t.Fatal(err)
+	}
 	if l.node, err = Reopen(dir); err != nil {
 		t.Fatal(err)
 	}

@@ -91,6 +91,10 @@ func TestMigrationGoesToTheCurrentSlotNeverToTheSink(t *testing.T) {
 	delete(l.slots, 1)
 	l.expect(t, map[int]int{2: 20})
 	l.counted(t, map[int]Counts{1: {Current: 20}, 2: {Migrated: 20}})
+	at := Place{2, l.group.Number()}
+	if moved, err := l.node.Moved(); err != nil || len(moved) != 1 || moved[at] != (Moved{ToAccept: 20}) {
+		t.Errorf("moved: %v, %v", moved, err)
+	}
 	for _, c := range conns {
 		c.Close()
 	}

@@ -36,7 +36,7 @@ var (
 )
 
 func (collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range requestDescs {
+	for _, d := range append(queueDescs, requestDescs...) {
 		ch <- d
 	}
 	for _, d := range []*prometheus.Desc{readyDesc, currentDesc, generationsDesc, releasesDesc, stageDesc, endedDesc, cutDesc, idleClosedDesc, halfOpenDesc, refusedDesc, optionDesc, exportDesc, storeDesc, intakeDesc, refusalsDesc, undeclaredDesc, openFlowsDesc, flowsDesc, generationDesc, runsDesc, slotRunsDesc} {
@@ -94,6 +94,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 			counter(flowsDesc, float64(n), l.Name, fact)
 		}
 	}
+	collectQueues(&st, counter)
 	if st.Last != nil {
 		for _, stage := range st.Last.Stages {
 			gauge(stageDesc, stage.Milliseconds/1000, stage.Name)
