@@ -103,6 +103,7 @@ type generation struct {
 
 	dialed      dialed
 	probed      atomic.Uint64 // probes that were answered
+	testimony   []string      // what the ledger of one that crashed says; complete when exited is closed
 	lastAccount atomic.Pointer[map[string]flows.Counts]
 
 	text    int                 // memfd of the configuration, with the keeper; 0: none

@@ -164,6 +164,17 @@ func TestAccountIsReadAndGoesOn(t *testing.T) {
 		st := n.s.Status()
 		return st.State == "serving" && st.Current == 2 && len(st.Generations) == 1
 	})
+	eventually(t, "the release after the crash has ended", func() bool { return len(n.s.Results()) == 2 })
+	results := n.s.Results()
+	told := strings.Join(results[len(results)-1].Evidence, "\n")
+	for _, want := range []string{
+		fmt.Sprintf("generation 1 had %d requests and streams in flight when it ended; %d had ended, and of the latest %d it is known how: %d 2xx", hanging, total.Requests, total.Requests, total.Requests),
+		"listener web, route all: 2xx after ",
+	} {
+		if !strings.Contains(told, want) {
+			t.Errorf("the release after the crash says %q, want %q", told, want)
+		}
+	}
 	get("/", 4)
 	labels := RequestLabels{"web", "all", "http1", "2xx"}
 	served, now := n.served(2)

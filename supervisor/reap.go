@@ -75,6 +75,12 @@ func (s *Supervisor) watch(g *generation) {
 		}
 	}
 	g.book.lastEntries()
+	if crashed {
+		g.testimony = g.book.testimony(g.id)
+		for _, words := range g.testimony {
+			s.log.Error("the ledger of a generation that crashed", "generation", g.id, "says", words)
+		}
+	}
 	close(g.exited)
 	if crashed && !held || g.leftover() {
 		s.removed(g)
@@ -105,6 +111,7 @@ func (s *Supervisor) crashedNow(g *generation) {
 		return // what served before it is the better bet, see unserved
 	}
 	again, err := g.recipe.again()
+	s.crashed = g
 	if err != nil {
 		s.log.Error("keep what the crashed generation ran", "error", err)
 		return

@@ -291,6 +291,7 @@ func (s *Supervisor) run(ctx context.Context, r *release) {
 	default:
 		s.passed(r)
 	}
+	s.testify(r)
 	s.endTrace(r, outcome, reason)
 	span.End() // before anybody hears of the end
 	s.reached("release ends")

@@ -109,6 +109,7 @@ type Supervisor struct {
 	waiting     *release
 	crash       *recipe       // to be started again: the current generation died
 	crashes     int           // in a row
+	crashed     *generation   // the last one that did, until a release tells of it
 	held        []*generation // dead, with queues that wait for a successor
 	pauseOver   bool          // the pause before the next attempt has passed
 	reserve     *generation   // kept beside the current one, for want of a verdict on that
