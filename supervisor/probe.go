@@ -188,18 +188,33 @@ func dialCandidate(ctx context.Context, by *steering, g *generation, l config.Li
 		}
 		return nil, err
 	}
-	return steeredConn{conn, func() error { return by.node.Unsteer(from) }}, nil
+	return &steeredConn{conn, func() error { return by.node.Unsteer(from) }, false}, nil
 }
 
-// steeredConn is a probe's connection. Its source stays in the probe table until
-// it is closed: behind a SYN cookie the last segment of the handshake asks the
-// program once more, and it may come after connect(2) has returned.
+// steeredConn is a probe's connection. Its source stays in the probe table until there
+// was an answer, or until it is closed: behind a SYN cookie the last segment of the
+// handshake asks the program once more, and it may come after connect(2) has returned.
+// Not longer: where the candidate has closed first the port is free with our close, and
+// the next to have it may be a client.
 type steeredConn struct {
 	net.Conn
-	unsteer func() error
+	unsteer  func() error
+	answered bool
 }
 
-func (c steeredConn) Close() error { return errors.Join(c.Conn.Close(), c.unsteer()) }
+func (c *steeredConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.answered = c.answered || n > 0
+	return n, err
+}
+
+func (c *steeredConn) Close() error {
+	if c.answered {
+		err := c.unsteer()
+		return errors.Join(err, c.Conn.Close())
+	}
+	return errors.Join(c.Conn.Close(), c.unsteer())
+}
 
 // claimSource binds the socket to the address the kernel would choose anyway
 // and to a free port, and returns both.
