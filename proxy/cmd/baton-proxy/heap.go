@@ -13,7 +13,7 @@ const reserve = 16 << 20
 // until the caller says that it is done. It leaves an operator's GOGC alone.
 //
 // The collector's next run follows from what is alive, and of a proxy that is next
-// to nothing: at Go's least of 4 MiB it ran a few dozen times a second. What is
+// to nothing: it ran at Go's least of 4 MiB. What is
 // reserved is alive and never touched, so it takes address space and no memory; what
 // it costs is the garbage that may now lie about, at most as much again.
 func spareCollections() (done func()) {
