@@ -196,7 +196,7 @@ func (g *Generation) newHTTP3(l config.Listener, workers []*net.UDPConn) (*h3.Se
 		Handler:  newHandler(g, l, g.tables[l.Name]),
 		Log:      g.opts.Log,
 		IDs: func(worker int) quic.ConnectionIDGenerator {
-			return h3.IDs{Owner: quicid.ID{ServerID: g.opts.ServerID, Slot: g.opts.Slot, Worker: uint8(worker)}, Keys: new(quicid.Keys)}
+			return &h3.IDs{Owner: quicid.ID{ServerID: g.opts.ServerID, Slot: g.opts.Slot, Worker: uint8(worker)}, Keys: g.opts.Keys}
 		},
 	}
 	if g.opts.Keys != nil {

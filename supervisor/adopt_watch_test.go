@@ -9,6 +9,7 @@ import (
 
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/idkeys"
 	"github.com/baton-mesh/baton/supervisor/notify"
 	"github.com/baton-mesh/baton/supervisor/spawn"
 )
@@ -36,6 +37,7 @@ func adopting(t *testing.T, found ...*generation) *Supervisor {
 		outcomes: map[Outcome]uint64{}, counted: newCounted(), abandon: make(chan struct{}), hurried: make(chan struct{}),
 		wake: make(chan struct{}, 1), generations: slices.Clone(found),
 	}
+	s.ids = idkeys.New(idkeys.Options{Log: s.log})
 	for _, g := range found {
 		g.adopted, g.ready = true, make(chan struct{})
 		g.exited, g.squeezed = make(chan struct{}), make(chan struct{})

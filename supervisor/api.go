@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/idkeys"
 	"github.com/baton-mesh/baton/supervisor/store"
 	"github.com/baton-mesh/baton/supervisor/trace"
 )
@@ -113,7 +114,9 @@ type Status struct {
 	Drained     Drained            `json:"drained"`
 	Guard       GuardStatus        `json:"guard"`
 	TCPOption   map[string]uint64  `json:"tcp_option,omitempty"` // events of the option with the node's number; none: it is off, or nothing came yet
-	Spans       SpanStatus         `json:"spans"`
+	// ConnectionIDs are missing where no key has ever been known.
+	ConnectionIDs *idkeys.Status `json:"connection_ids,omitempty"`
+	Spans         SpanStatus     `json:"spans"`
 	// Namespace counts queues that ran over and connections that moved, of all sockets of
 	// the network namespace.
 	Namespace map[string]uint64 `json:"namespace,omitempty"`

@@ -8,9 +8,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/baton-mesh/baton/bpf/cidkeys"
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/idkeys"
 )
 
 // datagrams is what listeners of UDP need beside those of TCP: the program that
@@ -25,9 +25,10 @@ type datagrams struct {
 	node     *reuseport.Node
 	serverID uint32
 	at       func(l config.Listener, udp bool) *listener
+	ids      *idkeys.Keys
 
-	mu   sync.Mutex
-	keys *cidkeys.Table // nil until load
+	mu     sync.Mutex
+	loaded bool
 }
 
 // socketBuffer is what a UDP socket may queue, in octets: a burst of QUIC at a
@@ -38,18 +39,21 @@ const socketBuffer = 7 << 20
 func (d *datagrams) load() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.keys != nil {
+	if d.loaded {
 		return nil
 	}
-	keys, err := cidkeys.New()
+	keys, err := d.node.Keys()
 	if err != nil {
 		return err
 	}
-	if err := d.node.Datagrams(d.serverID, keys); err != nil {
-		keys.Close()
+	// First the keys, then the program that reads by them.
+	if err := d.ids.ReadBy(keys); err != nil {
 		return err
 	}
-	d.keys = keys
+	if err := d.node.Datagrams(d.serverID); err != nil {
+		return err
+	}
+	d.loaded = true
 	return nil
 }
 
@@ -114,7 +118,7 @@ func bindUDP(l config.Listener, nonblocking bool) (socket, error) {
 func (d *datagrams) sameNumber(c *config.Config) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.keys == nil || c.Node.ServerID == d.serverID {
+	if !d.loaded || c.Node.ServerID == d.serverID {
 		return nil
 	}
 	return fmt.Errorf("node.server_id is %d, and that of the connections which were found is %d: let all generations end, then start anew", c.Node.ServerID, d.serverID)
@@ -170,15 +174,6 @@ func (d *datagrams) fill(slot uint8, c *config.Config, sockets map[string][]sock
 // dead says that the slot's process has ended: what is still sent to it goes to
 // the current generation, which tells the client.
 func (d *datagrams) dead(slot uint8) { d.node.EmptyDatagrams(slot) }
-
-func (d *datagrams) close() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.keys == nil {
-		return nil
-	}
-	return d.keys.Close()
-}
 
 func choiceOf(l config.Listener) reuseport.Choice {
 	if l.WorkerChoice == config.ByCPU {

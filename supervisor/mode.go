@@ -57,7 +57,7 @@ func (s *Supervisor) openSteerer(mode config.Steering, attach bool) error {
 	}
 	s.openTCPOption(s.pins)
 	again := slices.ContainsFunc(s.generations, func(g *generation) bool { return !g.leftover() })
-	by, err := openSteering(s.adoptedListeners(), s.numberInIDs(), s.pins, attach, again, keptTables(s.unclaimed), s.tell)
+	by, err := openSteering(s.adoptedListeners(), s.numberInIDs(), s.ids, s.pins, attach, again, keptTables(s.unclaimed), s.tell)
 	if err != nil {
 		return fmt.Errorf("steering: %w (`baton doctor` says what this machine lacks)", err)
 	}

@@ -142,7 +142,12 @@ func (s *Supervisor) reap(g *generation) {
 // removed forgets a generation that has ended, once: what it held is given
 // back, and its slot is free. Every one of its sockets is closed, so nothing
 // of it is in the tables.
-func (s *Supervisor) removed(g *generation) { g.removeOnce.Do(func() { s.remove(g) }) }
+func (s *Supervisor) removed(g *generation) {
+	g.removeOnce.Do(func() {
+		s.remove(g)
+		s.ids.GenerationEnded()
+	})
+}
 
 func (s *Supervisor) remove(g *generation) {
 	g.closeSockets()

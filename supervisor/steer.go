@@ -16,6 +16,7 @@ import (
 	"github.com/baton-mesh/baton/bpf/iter"
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/idkeys"
 )
 
 // steering is the kernel half, as the supervisor uses it.
@@ -94,8 +95,8 @@ func openNode(pins string, again bool, kept map[string]int) (_ *reuseport.Node, 
 // openSteering makes the groups and sinks of listeners, and, again, of those that
 // adopted generations have. The listeners are then closed until it is read who serves;
 // but where the tables are fresh, and know nobody yet, clients wait. serverID is in
-// whose connection IDs the program of datagrams finds slots.
-func openSteering(listeners []config.Listener, serverID uint32, pins string, attach, again bool, kept map[string]int, mark func(socket)) (_ *steering, err error) {
+// whose connection IDs the program of datagrams finds slots, by the keys of ids.
+func openSteering(listeners []config.Listener, serverID uint32, ids *idkeys.Keys, pins string, attach, again bool, kept map[string]int, mark func(socket)) (_ *steering, err error) {
 	s := &steering{attach: attach, mark: mark, byAddress: map[reuseport.Address]*listener{}}
 	var fresh bool
 	defer func() {
@@ -113,7 +114,7 @@ func openSteering(listeners []config.Listener, serverID uint32, pins string, att
 	if s.numbers, err = s.node.Numbers(); err != nil {
 		return nil, err
 	}
-	s.datagrams = &datagrams{node: s.node, serverID: serverID, at: s.at}
+	s.datagrams = &datagrams{node: s.node, serverID: serverID, at: s.at, ids: ids}
 	if s.queues, err = iter.Open(); err != nil {
 		return nil, err
 	}
@@ -410,9 +411,6 @@ func (s *steering) release() error {
 	var errs []error
 	for _, l := range s.all() {
 		l.closeSink()
-	}
-	if s.datagrams != nil {
-		errs = append(errs, s.datagrams.close())
 	}
 	if s.queues != nil {
 		errs = append(errs, s.queues.Close())

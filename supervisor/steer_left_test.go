@@ -2,18 +2,20 @@ package supervisor
 
 import (
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/idkeys"
 )
 
 // reopen is what a supervisor does with the tables of the one before.
 func reopen(t *testing.T, pins string, again bool, all ...config.Listener) (*steering, error) {
 	t.Helper()
-	return openSteering(all, 7, pins, true, again, nil, func(socket) {})
+	return openSteering(all, 7, idkeys.New(idkeys.Options{Log: slog.New(slog.DiscardHandler)}), pins, true, again, nil, func(socket) {})
 }
 
 // A supervisor that cannot have what an earlier one left leaves it as it is: the pins,

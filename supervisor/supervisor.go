@@ -18,6 +18,7 @@ import (
 	oteltrace "go.opentelemetry.io/otel/trace"
 	"golang.org/x/sys/unix"
 
+	"github.com/baton-mesh/baton/bpf/cidkeys"
 	"github.com/baton-mesh/baton/bpf/guard"
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/bpf/sockops"
@@ -26,6 +27,7 @@ import (
 	"github.com/baton-mesh/baton/proxy/keys"
 	"github.com/baton-mesh/baton/supervisor/cgroup"
 	"github.com/baton-mesh/baton/supervisor/doctor"
+	"github.com/baton-mesh/baton/supervisor/idkeys"
 	"github.com/baton-mesh/baton/supervisor/notify"
 	"github.com/baton-mesh/baton/supervisor/store"
 	"github.com/baton-mesh/baton/supervisor/trace"
@@ -72,6 +74,7 @@ type Supervisor struct {
 	why      string        // this steering and no other; empty: it is the best there is
 	pins     string        // this instance's directory in the BPF file system; empty: none
 	keys     *keys.Page    // what generations share, so that one's TLS tickets are good for the next
+	ids      *idkeys.Keys  // of connection IDs
 	certs    chan struct{} // one token: another configuration serves
 	cgroups  *cgroup.Base  // nil where there is no cgroup2
 	guard    *guard.Guard  // nil where it cannot be had
@@ -198,8 +201,15 @@ func New(o Options) (_ *Supervisor, err error) {
 		return nil, err
 	}
 	s.keeper.put(map[string]int{keptKeys: s.keys.FD()})
+	s.ids = idkeys.New(idkeys.Options{File: s.config.ConnectionIDs.KeyFile, Page: s.keys, Alive: s.livingGenerations, Log: s.log})
 	if err := s.openSteerer(mode, !o.Unsteered); err != nil {
 		return nil, err
+	}
+	if err := s.ids.Load(); err != nil {
+		if len(s.generations) == 0 {
+			return nil, err
+		}
+		s.log.Error("the keys of connection IDs stay as they were", "error", err)
 	}
 	s.adopt()
 	if err := s.openAdopted(); err != nil {
@@ -232,6 +242,7 @@ func (s *Supervisor) Run(ctx context.Context, hurry <-chan struct{}) error {
 	releases.Go(func() { s.releases(loop) })
 	releases.Go(func() { s.rotateKeys(loop) })
 	releases.Go(func() { s.watchCertificates(loop) })
+	releases.Go(func() { s.ids.Watch(loop) })
 	releases.Go(func() { s.contain(loop) })
 	releases.Go(func() { s.readLedgers(loop) })
 	defer releases.Wait()
@@ -482,7 +493,7 @@ func (s *Supervisor) Status() Status {
 	st := Status{
 		State: "waiting", Version: s.opts.Version, PID: os.Getpid(),
 		Node: s.config.Node.Name, ServerID: s.config.Node.ServerID, Steering: string(s.steering.mode()), Because: s.why,
-		Generations: []GenerationStatus{}, Drained: s.drained, Guard: s.guardStatus(), TCPOption: s.tcpOptionStatus(),
+		Generations: []GenerationStatus{}, Drained: s.drained, Guard: s.guardStatus(), TCPOption: s.tcpOptionStatus(), ConnectionIDs: s.ids.Status(),
 		Spans: SpanStatus{s.traces.Counts(), s.store.Counts(), s.intakes.Counts()},
 	}
 	if s.opts.Unsteered {
@@ -527,6 +538,22 @@ func (s *Supervisor) Status() Status {
 	s.describeFlows(&st)
 	s.describeQueues(&st)
 	return st
+}
+
+// ReadIDsBy has one more program read encrypted connection IDs.
+func (s *Supervisor) ReadIDsBy(table *cidkeys.Table) error { return s.ids.ReadBy(table) }
+
+// livingGenerations are the numbers of those that may have connections.
+func (s *Supervisor) livingGenerations() (alive []uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range s.generations {
+		alive = append(alive, g.id)
+	}
+	if s.born != nil {
+		alive = append(alive, s.born.id)
+	}
+	return alive
 }
 
 // Ready reports whether the balancer outside may send flows: a generation

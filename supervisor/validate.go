@@ -79,6 +79,9 @@ func (s *Supervisor) prepare(req Request) (*recipe, error) {
 		if err != nil {
 			return nil, err
 		}
+		if loaded.ConnectionIDs != s.config.ConnectionIDs {
+			return nil, errors.New("connection_ids would change: that needs a restart of the supervisor, which baton run --replace is; what key_file holds may change at any time")
+		}
 		c = loaded
 	} else {
 		path = "(built in)"

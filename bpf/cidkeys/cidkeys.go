@@ -32,15 +32,33 @@ type entry struct {
 // Table is the keys by config, as BPF programs see them.
 type Table struct{ m *ebpf.Map }
 
+// Spec is the map's shape.
+func Spec() *ebpf.MapSpec {
+	return &ebpf.MapSpec{
+		Name: MapName, Type: ebpf.Array, KeySize: 4, ValueSize: 4 + 4*roundWords, MaxEntries: uint32(quicid.Unroutable) + 1,
+	}
+}
+
 // New makes an empty table.
 func New() (*Table, error) {
-	m, err := ebpf.NewMap(&ebpf.MapSpec{
-		Name: MapName, Type: ebpf.Array, KeySize: 4, ValueSize: 4 + 4*roundWords, MaxEntries: uint32(quicid.Unroutable) + 1,
-	})
+	m, err := ebpf.NewMap(Spec())
 	if err != nil {
 		return nil, fmt.Errorf("make map %s: %w", MapName, err)
 	}
 	return &Table{m}, nil
+}
+
+// Pinned opens the table that is pinned at a path.
+func Pinned(path string) (*Table, error) {
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	if err != nil {
+		return nil, fmt.Errorf("open the pinned map %s: %w", MapName, err)
+	}
+	if err := Spec().Compatible(m); err != nil {
+		m.Close()
+		return nil, fmt.Errorf("the pinned map %s: %w", MapName, err)
+	}
+	return Of(m), nil
 }
 
 // Map is the map, to load programs with and to pin. It stays the table's.
@@ -70,6 +88,30 @@ func (t *Table) Clear(c quicid.Config) error {
 		return fmt.Errorf("clear the key of config %d: %w", c, err)
 	}
 	return nil
+}
+
+// Keys reads all keys back, by config.
+func (t *Table) Keys() (map[quicid.Config]quicid.Key, error) {
+	keys := map[quicid.Config]quicid.Key{}
+	for c := quicid.Readable + 1; c < quicid.Unroutable; c++ {
+		var e entry
+		if err := t.m.Lookup(uint32(c), &e); err != nil {
+			return nil, fmt.Errorf("read the key of config %d: %w", c, err)
+		}
+		if e.Set != 0 {
+			keys[c] = e.key()
+		}
+	}
+	return keys, nil
+}
+
+// key is what the round keys were expanded from: the last of them, as it stands,
+// since decryption goes from the last round to the first.
+func (e *entry) key() (key quicid.Key) {
+	for i, word := range e.RoundKeys[rounds*keyWords:] {
+		binary.BigEndian.PutUint32(key[4*i:], word)
+	}
+	return key
 }
 
 // Close gives the map back. Programs that were loaded with it keep it.

@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"strings"
@@ -243,5 +244,30 @@ func BenchmarkDecode(b *testing.B) {
 			}
 			b.ReportMetric(float64(took.Nanoseconds()), "ns/op")
 		})
+	}
+}
+
+// What is set is read back.
+func TestKeys(t *testing.T) {
+	table, err := New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer table.Close()
+	want := map[quicid.Config]quicid.Key{1: {1, 2, 3}, 6: {15: 0xff}}
+	for config, key := range want {
+		if err := table.Set(config, key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := table.Keys()
+	if err != nil || !maps.Equal(got, want) {
+		t.Errorf("%v, %v, want %v", got, err, want)
+	}
+	if err := table.Clear(6); err != nil {
+		t.Fatal(err)
+	}
+	if got, err = table.Keys(); err != nil || len(got) != 1 || got[1] != want[1] {
+		t.Errorf("one is cleared: %v, %v", got, err)
 	}
 }

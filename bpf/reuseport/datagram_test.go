@@ -45,11 +45,10 @@ func newDatagramLab(t *testing.T, forget time.Duration, slots ...uint8) *datagra
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.node.Close() })
-	if l.keys, err = cidkeys.New(); err != nil {
+	if l.keys, err = l.node.Keys(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { l.keys.Close() })
-	if err := l.node.Datagrams(nodeID, l.keys); err != nil {
+	if err := l.node.Datagrams(nodeID); err != nil {
 		t.Fatal(err)
 	}
 	l.sink = l.bind("127.0.0.1:0")

@@ -50,6 +50,7 @@ type Node struct {
 	prog      *ebpf.Program
 	datagram  *ebpf.Program // nil until Datagrams, as flows
 	flows     *ebpf.Map
+	keys      *cidkeys.Table // nil until Keys
 	shift     *ebpf.Map
 	probes    *ebpf.Map
 	listeners *ebpf.Map
@@ -164,6 +165,9 @@ func (n *Node) Tables() map[string]int {
 	if n.flows != nil {
 		tables[layout+"/"+datagramMapFlows] = n.flows.FD()
 	}
+	if n.keys != nil {
+		tables[layout+"/"+cidkeys.MapName] = n.keys.Map().FD()
+	}
 	return tables
 }
 
@@ -209,12 +213,20 @@ func Regain(dir string, tables map[string]int) (*Node, error) {
 		return m, n.pin(name, m)
 	}
 	n, err := load(dir, provide)
-	if err != nil || tables[layout+"/"+datagramMapFlows] == 0 {
-		return n, err
+	if err != nil {
+		return nil, err
 	}
-	spec, err := loadDatagram()
-	if err == nil {
-		n.flows, err = provide(n, spec.Maps[datagramMapFlows], datagramMapFlows)
+	if tables[layout+"/"+datagramMapFlows] != 0 {
+		var spec *ebpf.CollectionSpec
+		if spec, err = loadDatagram(); err == nil {
+			n.flows, err = provide(n, spec.Maps[datagramMapFlows], datagramMapFlows)
+		}
+	}
+	if err == nil && tables[layout+"/"+cidkeys.MapName] != 0 {
+		var m *ebpf.Map
+		if m, err = provide(n, cidkeys.Spec(), cidkeys.MapName); err == nil {
+			n.keys = cidkeys.Of(m)
+		}
 	}
 	if err != nil {
 		n.Close()
@@ -258,10 +270,34 @@ func load(dir string, provide func(*Node, *ebpf.MapSpec, string) (*ebpf.Map, err
 	return n, n.pin(steerProgSteer, n.prog)
 }
 
+// Keys are those of encrypted connection IDs: as an earlier process has left them,
+// or none yet. The table is the node's.
+func (n *Node) Keys() (*cidkeys.Table, error) {
+	if n.keys != nil {
+		return n.keys, nil
+	}
+	if n.dir != "" {
+		if left, err := cidkeys.Pinned(n.path(cidkeys.MapName)); err == nil {
+			n.keys = left
+			return left, nil
+		}
+	}
+	keys, err := cidkeys.New()
+	if err != nil {
+		return nil, err
+	}
+	n.keys = keys
+	return keys, n.pin(cidkeys.MapName, keys.Map())
+}
+
 // Datagrams loads the program of groups of UDP sockets, which needs the node's
-// number: connection IDs that name another node are no flow of this one. keys
-// reads the encrypted ones. It comes before the first group of UDP.
-func (n *Node) Datagrams(serverID uint32, keys *cidkeys.Table) error {
+// number: connection IDs that name another node are no flow of this one. It comes
+// before the first group of UDP, and reads encrypted IDs by [Node.Keys].
+func (n *Node) Datagrams(serverID uint32) error {
+	keys, err := n.Keys()
+	if err != nil {
+		return err
+	}
 	spec, err := loadDatagram()
 	if err != nil {
 		return err
@@ -353,6 +389,9 @@ func (n *Node) Close() error {
 	}
 	if n.flows != nil {
 		errs = append(errs, n.flows.Close())
+	}
+	if n.keys != nil {
+		errs = append(errs, n.keys.Close())
 	}
 	for _, p := range []*ebpf.Program{n.prog, n.datagram} {
 		if p != nil {

@@ -29,12 +29,7 @@ func readCertificates(r *report, c *Config, dir string) {
 		if *file == "" {
 			return ""
 		}
-		if !filepath.IsAbs(*file) {
-			*file = filepath.Join(dir, *file)
-		}
-		if abs, err := filepath.Abs(*file); err == nil {
-			*file = abs
-		}
+		*file = absolute(dir, *file)
 		text, ok := read[*file]
 		if !ok {
 			var err error
@@ -58,6 +53,17 @@ func readCertificates(r *report, c *Config, dir string) {
 		t.Certificate = load(path+".cert_file", &t.CertFile)
 		t.PrivateKey = Secret(load(path+".key_file", &t.KeyFile))
 	}
+}
+
+// absolute is a path that begins at dir where it is relative.
+func absolute(dir, file string) string {
+	if !filepath.IsAbs(file) {
+		file = filepath.Join(dir, file)
+	}
+	if abs, err := filepath.Abs(file); err == nil {
+		return abs
+	}
+	return file
 }
 
 func readPEM(file string) (string, error) {
@@ -123,9 +129,10 @@ const soon = 7 * 24 * time.Hour
 
 // Warnings says what is no mistake but worth knowing: certificates that clients
 // refuse, or will within a week. Refusing them here would take the other
-// listeners down with the one, at the next start.
+// listeners down with the one, at the next start. And keys of connection IDs none of
+// which is used.
 func (c *Config) Warnings(now time.Time) []string {
-	var warnings []string
+	warnings := c.idKeyWarnings()
 	for _, l := range c.Listeners {
 		if l.Protocol != HTTPS {
 			continue

@@ -23,6 +23,8 @@ type Config struct {
 	RuntimeDir string `mapstructure:"runtime_dir" yaml:"runtime_dir"`
 	// Admin is where operators talk to the supervisor.
 	Admin Admin `mapstructure:"admin" yaml:"admin"`
+	// ConnectionIDs are how the connection IDs of QUIC are written and read.
+	ConnectionIDs ConnectionIDs `mapstructure:"connection_ids" yaml:"connection_ids" json:",omitzero"`
 	// Listeners are what the node serves: at least one, at most 16384, no two
 	// overlapping. A file of a balancer alone has none, and neither routes nor upstreams.
 	Listeners []Listener `mapstructure:"listeners" yaml:"listeners" jsonschema:"maxItems=16384"`
@@ -80,6 +82,15 @@ const (
 	NetworkOrder ByteOrder = "network"
 	HostOrder    ByteOrder = "host"
 )
+
+// ConnectionIDs are how the connection IDs of QUIC are written and read.
+type ConnectionIDs struct {
+	// KeyFile holds the keys of encrypted ones, by config: a line for each, such as
+	// "1 KEY encode". All nodes and balancers of a fleet have the same. A change of what
+	// it holds takes effect by itself. Empty means readable ones alone. A relative path
+	// begins at the directory of this file.
+	KeyFile string `mapstructure:"key_file" yaml:"key_file"`
+}
 
 // Admin is where operators talk to the supervisor.
 type Admin struct {

@@ -7,11 +7,11 @@ import (
 )
 
 // HandOver writes the configuration for a generation, private keys and all.
-// [Receive] reads it back to an equal one, but for the balancer, wherever and as whoever it runs. It
-// is JSON, for with thousands of listeners reading YAML takes a second.
+// [Receive] reads it back to an equal one, but for the balancer and the keys of connection
+// IDs, which come another way, wherever and as whoever it runs. It is JSON, for with thousands of listeners reading YAML takes a second.
 func (c *Config) HandOver() ([]byte, error) {
 	handed := *c
-	handed.Balancer = nil // no generation's business
+	handed.Balancer, handed.ConnectionIDs = nil, ConnectionIDs{} // no generation's business
 	data, err := json.Marshal(handed)
 	if err != nil {
 		return nil, fmt.Errorf("marshal configuration: %w", err)

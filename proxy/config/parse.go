@@ -43,6 +43,7 @@ func Parse(name string, data []byte, env []string) (*Config, error) {
 		return nil, fmt.Errorf("%s: %w", name, err) // the checker has missed something
 	}
 	readCertificates(c.report, config, filepath.Dir(name))
+	readIDKeys(c.report, config, filepath.Dir(name))
 	validator{c.report, config}.all()
 	if len(c.mistakes) > 0 {
 		return nil, c.sorted()

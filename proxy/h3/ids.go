@@ -3,37 +3,87 @@ package h3
 import (
 	"crypto/rand"
 	"fmt"
+	"sync"
 
 	"github.com/quic-go/quic-go"
 
+	"github.com/baton-mesh/baton/proxy/keys"
 	"github.com/baton-mesh/baton/quicid"
 )
 
 // IDs makes the connection IDs of one worker: quic-go asks it whenever a
-// connection needs one, for a Retry as well.
+// connection needs one, for a Retry as well. To be used by pointer.
 type IDs struct {
 	// Owner is the node, the slot and the worker. With a ServerID of 0 the IDs
 	// name nobody, and a connection is kept together by its addresses alone.
 	Owner quicid.ID
-	// Keys and Config encrypt the owner. The zero Keys write readable IDs.
-	Keys   *quicid.Keys
-	Config quicid.Config
+	// Keys say how the owner is encrypted, as it is at each moment: IDs that were
+	// given out before a rotation stay what they are. Nil: not at all.
+	Keys *keys.Reader
+
+	mu       sync.Mutex
+	read     bool
+	sequence uint64 // of the keys that encoder is made of, or could not be
+	config   quicid.Config
+	encoder  *quicid.Keys
+	problem  error // why there is no encoder
 }
 
 // ConnectionIDLen is the length of every ID.
-func (IDs) ConnectionIDLen() int { return quicid.Len }
+func (*IDs) ConnectionIDLen() int { return quicid.Len }
 
-// GenerateConnectionID makes the next ID. It fails without the key of Config: a
-// connection is refused rather than that an owner be shown which was to be hidden.
-func (g IDs) GenerateConnectionID() (quic.ConnectionID, error) {
+// GenerateConnectionID makes the next ID. It fails where the keys were never to be
+// read: a connection is refused rather than that an owner be shown which was to be
+// hidden.
+func (g *IDs) GenerateConnectionID() (quic.ConnectionID, error) {
 	var id [quicid.Len]byte
 	var random [quicid.Len - 1]byte
 	rand.Read(random[:])
-	switch {
-	case g.Owner.ServerID == 0:
+	if g.Owner.ServerID == 0 {
 		quicid.EncodeUnroutable(&id, random)
-	case !g.Keys.Encode(&id, g.Config, g.Owner, [quicid.RandomLen]byte(random[:])):
-		return quic.ConnectionID{}, fmt.Errorf("no key of config %d for connection IDs", g.Config)
+		return quic.ConnectionIDFromBytes(id[:]), nil
 	}
+	encoder, config, err := g.current()
+	if err != nil {
+		return quic.ConnectionID{}, fmt.Errorf("connection ID: %w", err)
+	}
+	encoder.Encode(&id, config, g.Owner, [quicid.RandomLen]byte(random[:]))
 	return quic.ConnectionIDFromBytes(id[:]), nil
+}
+
+// current is how IDs are written now.
+func (g *IDs) current() (*quicid.Keys, quicid.Config, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.Keys == nil {
+		return new(quicid.Keys), quicid.Readable, nil
+	}
+	// Once for each sequence, also where reading fails: whose writer has died in the
+	// middle of a rotation has a page that stays as it is, and takes long to give up.
+	if now := g.Keys.Sequence(); !g.read || now != g.sequence {
+		err := g.rebuild()
+		if err != nil {
+			g.sequence = now
+		}
+		if g.encoder == nil {
+			g.problem = err // else what was in force before is good enough: it can be read still
+		}
+		g.read = true
+	}
+	return g.encoder, g.config, g.problem
+}
+
+func (g *IDs) rebuild() error {
+	ids, sequence, err := g.Keys.IDs()
+	if err != nil {
+		return err
+	}
+	encoder := new(quicid.Keys)
+	if ids.Config != quicid.Readable {
+		if encoder, err = quicid.NewKeys(map[quicid.Config]quicid.Key{ids.Config: ids.Key}); err != nil {
+			return err
+		}
+	}
+	g.encoder, g.config, g.sequence, g.problem = encoder, ids.Config, sequence, nil
+	return nil
 }

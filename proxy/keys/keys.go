@@ -15,7 +15,8 @@
 //	 64  8 × {created: i64 seconds since 1970, key: 32 bytes}: newest first
 //	512  token key of QUIC, 32 bytes
 //	544  stateless reset key of QUIC, 32 bytes
-//	576  kept zero, for the keys of connection IDs
+//	576  u64  config that connection IDs are written under; 0: readable, without a key
+//	584  its key, 16 bytes
 //
 // What is added takes bytes that are zero now, where zero means absent. A
 // change that an older reader would misread takes another version.
@@ -27,11 +28,14 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/quicid"
 )
 
 const (
@@ -52,6 +56,7 @@ const (
 	keyWords    = 4
 	ticketWords = 1 + keyWords
 	quicAt      = 64
+	idsAt       = 72
 )
 
 // QUIC is what generations share so that one understands what another has sent.
@@ -65,6 +70,13 @@ type QUIC struct {
 	Reset [32]byte
 }
 
+// IDs is how connection IDs are written. The zero value writes readable ones.
+// The keys that IDs of before are read by are the kernel's alone.
+type IDs struct {
+	Config quicid.Config
+	Key    quicid.Key
+}
+
 // MaxTickets is how many ticket keys are kept. Rotated daily, a ticket is then
 // good for the week that TLS allows it to live.
 const MaxTickets = 8
@@ -75,9 +87,12 @@ type Ticket struct {
 	Key     [32]byte
 }
 
-// Page is the page as its one writer has it.
+// Page is the page as its one writer has it. Its methods may be called by several
+// goroutines.
 type Page struct {
-	fd  int
+	fd int
+
+	mu  sync.Mutex
 	mem []byte
 }
 
@@ -92,17 +107,25 @@ func New(tickets ...Ticket) (*Page, error) {
 }
 
 // After makes a page with all the keys of another, whose writer has gone: for what
-// generations with the old page have given out is still to be understood.
-func After(r *Reader) (*Page, error) {
-	tickets, _, err := r.Tickets()
-	if err != nil {
-		return nil, err
+// generations with the old page have given out is still to be understood. Of what the
+// writer was changing when it died it begins anew.
+func After(r *Reader) (p *Page, err error) {
+	tickets, _, torn := r.Tickets()
+	if torn != nil {
+		tickets = nil
 	}
-	q, ok := r.QUIC()
-	if !ok {
-		return New(tickets...)
+	if q, ok := r.QUIC(); ok {
+		p, err = newPage(q, tickets)
+	} else {
+		p, err = New(tickets...)
 	}
-	return newPage(q, tickets)
+	if err != nil || torn != nil {
+		return p, err
+	}
+	if ids, _, err := r.IDs(); err == nil {
+		p.WriteIDs(ids)
+	}
+	return p, nil
 }
 
 func newPage(q QUIC, tickets []Ticket) (*Page, error) {
@@ -139,13 +162,39 @@ func newPage(q QUIC, tickets []Ticket) (*Page, error) {
 func (p *Page) FD() int { return p.fd }
 
 // Rotate puts a new ticket key first and lets go of the oldest beyond
-// [MaxTickets]. Tickets of the others stay good. Not for concurrent use.
+// [MaxTickets]. Tickets of the others stay good.
 func (p *Page) Rotate(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.write(append([]Ticket{newTicket(now)}, tickets(p.mem)...))
 }
 
 // Tickets are the ticket keys, newest first.
-func (p *Page) Tickets() []Ticket { return tickets(p.mem) }
+func (p *Page) Tickets() []Ticket {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return tickets(p.mem)
+}
+
+// WriteIDs has connection IDs written under another config from now on. Whoever
+// reads them is to have its key before.
+func (p *Page) WriteIDs(ids IDs) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	page := words(p.mem)
+	page[sequenceAt].Add(1)
+	page[idsAt].Store(uint64(ids.Config))
+	page[idsAt+1].Store(binary.NativeEndian.Uint64(ids.Key[:8]))
+	page[idsAt+2].Store(binary.NativeEndian.Uint64(ids.Key[8:]))
+	page[sequenceAt].Add(1)
+}
+
+// IDs is how connection IDs are written.
+func (p *Page) IDs() IDs {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return ids(p.mem)
+}
 
 // Close unmaps the page. Those who have mapped it keep it as it is.
 func (p *Page) Close() error {
@@ -162,6 +211,7 @@ func newTicket(now time.Time) Ticket {
 	return t
 }
 
+// write needs p.mu, but for a page that nobody else has yet.
 func (p *Page) write(tickets []Ticket) {
 	tickets = tickets[:min(len(tickets), MaxTickets)]
 	page := words(p.mem)
@@ -208,19 +258,31 @@ func (r *Reader) Sequence() uint64 { return words(r.mem)[sequenceAt].Load() }
 
 // Tickets are the ticket keys, newest first, all of one moment, and the
 // sequence of that moment.
-func (r *Reader) Tickets() ([]Ticket, uint64, error) {
+func (r *Reader) Tickets() (read []Ticket, sequence uint64, err error) {
+	sequence, err = r.atOnce(func() { read = tickets(r.mem) })
+	return read, sequence, err
+}
+
+// IDs is how connection IDs are to be written, and the sequence of that moment.
+func (r *Reader) IDs() (read IDs, sequence uint64, err error) {
+	sequence, err = r.atOnce(func() { read = ids(r.mem) })
+	return read, sequence, err
+}
+
+// atOnce repeats a reading until nothing was written meanwhile.
+func (r *Reader) atOnce(read func()) (uint64, error) {
 	sequence := &words(r.mem)[sequenceAt]
 	for range maxReadTrials {
 		before := sequence.Load()
 		if before%2 == 0 {
-			read := tickets(r.mem)
+			read()
 			if sequence.Load() == before {
-				return read, before, nil
+				return before, nil
 			}
 		}
 		runtime.Gosched() // a write takes less than a microsecond
 	}
-	return nil, 0, errors.New("read keys: their writer died in the middle of a rotation")
+	return 0, errors.New("read keys: their writer died in the middle of a rotation")
 }
 
 // QUIC are the keys of QUIC. ok is false for the page of a supervisor that knows
@@ -242,6 +304,14 @@ func tickets(mem []byte) []Ticket {
 		read[i].Created = time.Unix(int64(at[0].Load()), 0)
 		read[i].Key = load(at[1:])
 	}
+	return read
+}
+
+func ids(mem []byte) (read IDs) {
+	page := words(mem)[idsAt:]
+	read.Config = quicid.Config(page[0].Load())
+	binary.NativeEndian.PutUint64(read.Key[:8], page[1].Load())
+	binary.NativeEndian.PutUint64(read.Key[8:], page[2].Load())
 	return read
 }
 

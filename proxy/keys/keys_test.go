@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/quicid"
 )
 
 // open makes a page and a reader of it.
@@ -153,4 +155,53 @@ func TestReadersAndTheWriterDoNotMeet(t *testing.T) {
 	}
 	close(stop)
 	<-done
+}
+
+// How connection IDs are written changes in place, and is handed on to the page that
+// comes after.
+func TestIDs(t *testing.T) {
+	p, r := open(t)
+	if ids, _, err := r.IDs(); err != nil || ids != (IDs{}) {
+		t.Fatalf("a new page: %v, %v", ids, err)
+	}
+	before, tickets := r.Sequence(), read(t, r)
+	want := IDs{5, quicid.Key{1, 2, 3, 15: 9}}
+	p.WriteIDs(want)
+	ids, sequence, err := r.IDs()
+	if err != nil || ids != want || sequence == before || p.IDs() != want {
+		t.Errorf("got %v of sequence %d, %v", ids, sequence, err)
+	}
+	if got := read(t, r); len(got) != 1 || got[0] != tickets[0] {
+		t.Errorf("the tickets are %v, were %v", got, tickets)
+	}
+	next, err := After(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Close()
+	if next.IDs() != want {
+		t.Errorf("the page after has %v", next.IDs())
+	}
+}
+
+// Whose writer has died in the middle of a change is still good for what it was not
+// changing.
+func TestAfterATornPage(t *testing.T) {
+	p, r := open(t)
+	words(p.mem)[sequenceAt].Add(1)
+	if _, _, err := r.Tickets(); err == nil {
+		t.Error("a torn page is read")
+	}
+	next, err := After(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Close()
+	q, _ := r.QUIC()
+	if got := (QUIC{load(words(next.mem)[quicAt:]), load(words(next.mem)[quicAt+keyWords:])}); got != q {
+		t.Error("the keys of QUIC are others")
+	}
+	if len(next.Tickets()) != 1 {
+		t.Errorf("it has %d tickets", len(next.Tickets()))
+	}
 }

@@ -22,6 +22,9 @@ var (
 	idleClosedDesc  = prometheus.NewDesc("baton_drain_idle_closed_total", "Idle keep-alive connections closed at a drain's deadline.", nil, nil)
 	halfOpenDesc    = prometheus.NewDesc("baton_drain_half_open_left_total", "Handshakes unfinished when a drain stopped waiting for them; they go over by kernel migration.", nil, nil)
 	refusedDesc     = prometheus.NewDesc("baton_guard_refused_total", "Socket options that would have changed a listener's steering, tried by the generation in the slot and refused.", []string{"slot", "option"}, nil)
+	idConfigDesc    = prometheus.NewDesc("baton_connection_id_config", "Config that connection IDs of QUIC are written under; 0: readable.", nil, nil)
+	idKeysDesc      = prometheus.NewDesc("baton_connection_id_keys", "Keys that connection IDs of QUIC are read by, by state: in_file, retiring (taken out, and kept for living generations).", []string{"state"}, nil)
+	idRefusedDesc   = prometheus.NewDesc("baton_connection_id_file_refused", "Whether the file of keys of connection IDs has a mistake (1), so that what was in force stays, or not (0).", nil, nil)
 	optionDesc      = prometheus.NewDesc("baton_tcp_option_total", "What became of the TCP option with a node's number, by event: answered, answer_full (SYN-ACKs of the listeners), learned, untold (connections to upstreams), echoed, echo_full (their headers).", []string{"event"}, nil)
 	undeclaredDesc  = prometheus.NewDesc("baton_exit_undeclared_flows_total", "Flows that were open when a generation's process ended and that it had not reported.", nil, nil)
 	openFlowsDesc   = prometheus.NewDesc("baton_open_flows", "TCP connections established and not over, of each living generation.", []string{"generation"}, nil)
@@ -39,7 +42,7 @@ func (collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range append(queueDescs, requestDescs...) {
 		ch <- d
 	}
-	for _, d := range []*prometheus.Desc{readyDesc, currentDesc, generationsDesc, releasesDesc, stageDesc, endedDesc, cutDesc, idleClosedDesc, halfOpenDesc, refusedDesc, optionDesc, exportDesc, storeDesc, intakeDesc, refusalsDesc, undeclaredDesc, openFlowsDesc, flowsDesc, generationDesc, runsDesc, slotRunsDesc} {
+	for _, d := range []*prometheus.Desc{readyDesc, currentDesc, generationsDesc, releasesDesc, stageDesc, endedDesc, cutDesc, idleClosedDesc, halfOpenDesc, refusedDesc, idConfigDesc, idKeysDesc, idRefusedDesc, optionDesc, exportDesc, storeDesc, intakeDesc, refusalsDesc, undeclaredDesc, openFlowsDesc, flowsDesc, generationDesc, runsDesc, slotRunsDesc} {
 		ch <- d
 	}
 }
@@ -104,6 +107,16 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		for option, n := range refused.Options {
 			counter(refusedDesc, float64(n), strconv.Itoa(refused.Slot), option)
 		}
+	}
+	if ids := st.ConnectionIDs; ids != nil {
+		gauge(idConfigDesc, float64(ids.Encode))
+		gauge(idKeysDesc, float64(len(ids.Read)-len(ids.Retiring)), "in_file")
+		gauge(idKeysDesc, float64(len(ids.Retiring)), "retiring")
+		refused := 0.0
+		if ids.Problem != "" {
+			refused = 1
+		}
+		gauge(idRefusedDesc, refused)
 	}
 	for event, n := range st.TCPOption {
 		counter(optionDesc, float64(n), event)

@@ -29,6 +29,7 @@ import (
 	"github.com/baton-mesh/baton/supervisor/balancer/health"
 	"github.com/baton-mesh/baton/supervisor/balancer/maglev"
 	"github.com/baton-mesh/baton/supervisor/balancer/neighbour"
+	"github.com/baton-mesh/baton/supervisor/idkeys"
 )
 
 // ErrRefused is a request that nothing was done about.
@@ -45,6 +46,9 @@ type Options struct {
 	Kernel Kernel
 	// Hang attaches the program to the interfaces. Required.
 	Hang Hanger
+	// IDs are the keys that the program reads connection IDs by, for the status. Nil:
+	// there are none, or they are somebody else's to tell.
+	IDs *idkeys.Keys
 	// Log defaults to none.
 	Log *slog.Logger
 	// Serving is called once, when the tables are filled and the program hangs on
@@ -72,6 +76,7 @@ type Balancer struct {
 	hang     Hanger
 	load     func() (*config.Balancer, error)
 	log      *slog.Logger
+	ids      *idkeys.Keys
 	serving  func()
 	ringSize int
 	outside  outside
@@ -100,7 +105,7 @@ type Balancer struct {
 // before Run.
 func New(o Options) (*Balancer, error) {
 	b := &Balancer{
-		kernel: o.Kernel, hang: o.Hang, load: o.Load, log: o.Log, serving: o.Serving, ringSize: o.RingSize,
+		kernel: o.Kernel, hang: o.Hang, load: o.Load, log: o.Log, ids: o.IDs, serving: o.Serving, ringSize: o.RingSize,
 		outside:  o.outside,
 		requests: make(chan func()), ended: make(chan struct{}),
 		reals: map[netip.Addr]*real{}, places: newIndexes(maxReals),

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/idkeys"
 )
 
 // Status is where everything stands.
@@ -16,6 +17,9 @@ type Status struct {
 	VIPs       []VIPStatus       `json:"vips"`
 	Rings      int               `json:"rings"`
 	Reloads    Reloads           `json:"reloads"`
+	// ConnectionIDs are the keys of encrypted ones, where the balancer is alone. Beside
+	// a supervisor, whose status has them, they are missing.
+	ConnectionIDs *idkeys.Status `json:"connection_ids,omitempty"`
 }
 
 // InterfaceStatus is one interface.
@@ -63,7 +67,7 @@ type VIPStatus struct {
 
 // Status is where everything stands now.
 func (b *Balancer) Status() Status {
-	var s Status
+	s := Status{ConnectionIDs: b.ids.Status()}
 	b.post(func() {
 		now := time.Now()
 		counts, err := b.kernel.Counted()

@@ -45,6 +45,8 @@ type lab struct {
 	reals    []*real
 	dir      string
 	health   string // its health
+	protocol string // of the VIP, and what of it is read
+	extra    string // of the file
 	process  *exec.Cmd
 	ended    chan struct{} // closed when the process has ended
 	log      string
@@ -66,7 +68,8 @@ func newLab(t *testing.T, reals int) *lab {
 	hosts := testnet.New(t, names...)
 	l := &lab{
 		t: t, client: hosts[0], balancer: hosts[1], dir: t.TempDir(),
-		health: fmt.Sprintf("{tcp_port: %d, interval: 200ms, timeout: 20s, fall: 2, rise: 2}", healthPort),
+		protocol: "protocols: [tcp]",
+		health:   fmt.Sprintf("{tcp_port: %d, interval: 200ms, timeout: 20s, fall: 2, rise: 2}", healthPort),
 	}
 	l.do(l.client, func() error {
 		return netlink.RouteAdd(&netlink.Route{Dst: host32(vip), Gw: l.balancer.Addr4.AsSlice()})
@@ -142,7 +145,7 @@ func (l *lab) config(extra string) string {
 	l.t.Helper()
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "runtime_dir: %s/run\nadmin: {address: \"127.0.0.1:9900\"}\nbalancer:\n  interfaces: [eth0]\n  xdp_mode: generic\n  health: %s\n", l.dir, l.health)
-	fmt.Fprintf(&b, "  vips: [{address: %s, port: %d, protocols: [tcp]}]\n  reals:\n", vip, vipPort)
+	fmt.Fprintf(&b, "  vips: [{address: %s, port: %d, %s}]\n  reals:\n", vip, vipPort, l.protocol)
 	for i, r := range l.reals {
 		fmt.Fprintf(&b, "    - {name: %s, address: %s, server_id: %d}\n", r.name, r.host.Addr4, i+1)
 	}
@@ -161,7 +164,7 @@ func (l *lab) baton(args ...string) *exec.Cmd {
 // start runs the balancer until stop or the end of the test, and waits until it balances.
 func (l *lab) start() {
 	l.t.Helper()
-	file := l.config("")
+	file := l.config(l.extra)
 	l.process = l.baton("balance", "--config", file)
 	l.log = filepath.Join(l.dir, "log")
 	log, err := os.OpenFile(l.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)

@@ -61,6 +61,7 @@ type siteSettings struct {
 	unsteered bool
 	drain     time.Duration // 0: longer than any operation, since what a drain ends at its deadline is no failure of steering
 	origin    string        // empty: the demo's
+	idKeys    string        // the file of keys of connection IDs; empty: none
 }
 
 func startSite(t *testing.T, want siteSettings) *site {
@@ -82,8 +83,12 @@ func startSite(t *testing.T, want siteSettings) *site {
 		}
 	}()
 	t.Cleanup(func() { echo.Close(); <-ended })
+	ids := ""
+	if want.idKeys != "" {
+		ids = fmt.Sprintf("connection_ids: {key_file: %s}\n", want.idKeys)
+	}
 	settings := demo.Settings{
-		Config:       strings.NewReplacer("UDPECHO", echo.LocalAddr().String(), "ORIGIN", cmp.Or(want.origin, "{{.Origin.HTTPAddress}}")).Replace(siteConfig),
+		Config:       ids + strings.NewReplacer("UDPECHO", echo.LocalAddr().String(), "ORIGIN", cmp.Or(want.origin, "{{.Origin.HTTPAddress}}")).Replace(siteConfig),
 		Unsteered:    want.unsteered,
 		DrainTimeout: cmp.Or(want.drain, 30*time.Second), VerifyWindow: 100 * time.Millisecond,
 	}

@@ -27,6 +27,8 @@ type relay struct {
 	strays []func(datagram []byte, back *net.UDPConn)
 	closed bool
 	loops  sync.WaitGroup
+
+	config atomic.Int32 // of the connection ID in the client's last packet with a short header
 }
 
 func newRelay(t *testing.T, to string) *relay {
@@ -58,6 +60,9 @@ func (r *relay) passOn(datagram []byte, from netip.AddrPort) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.client = from
+	if len(datagram) > 1 && datagram[0]&0x80 == 0 {
+		r.config.Store(int32(datagram[1] >> 5))
+	}
 	if r.pass == 0 {
 		datagram = bytes.Clone(datagram)
 		r.held = append(r.held, func() { r.send(datagram, from) })

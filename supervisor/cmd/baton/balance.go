@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 	"text/tabwriter"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/baton-mesh/baton/supervisor"
 	"github.com/baton-mesh/baton/supervisor/admin"
 	"github.com/baton-mesh/baton/supervisor/balancer"
+	"github.com/baton-mesh/baton/supervisor/idkeys"
 )
 
 func newBalanceCommand() *cobra.Command {
@@ -63,7 +65,8 @@ func balance(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	b, closeProgram, err := newBalancer(conf, path, log, func() {
+	ids := idkeys.New(idkeys.Options{File: conf.ConnectionIDs.KeyFile, Log: log})
+	b, program, err := newBalancer(conf, path, log, ids, func() {
 		log.Info("balancing", "vips", len(conf.Balancer.VIPs), "reals", len(conf.Balancer.Reals), "admin", conf.Admin.Socket)
 		if err := contract.Notify("READY=1"); err != nil {
 			log.Warn("tell the service manager", "error", err)
@@ -72,14 +75,17 @@ func balance(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	defer closeProgram()
+	defer program.Close()
 	server, err := admin.Listen(nil, b, conf.Admin.Socket, conf.Admin.Address, log)
 	if err != nil {
 		return err
 	}
 	defer server.Close()
 	ctx, stop := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	defer watching.Wait()
 	defer stop()
+	watching.Go(func() { ids.Watch(ctx) })
 	go func() {
 		for sig := range signals {
 			if sig == syscall.SIGHUP {
@@ -92,15 +98,25 @@ func balance(ctx context.Context, path string) error {
 	return b.Run(ctx)
 }
 
-// newBalancer opens the program and what decides its tables. serving may be nil:
-// then nothing that can be tried again is an error.
-func newBalancer(conf *config.Config, path string, log *slog.Logger, serving func()) (*balancer.Balancer, func(), error) {
+// newBalancer opens the program and what decides its tables. ids are the keys that it
+// reads connection IDs by; nil: it gets them otherwise. serving may be nil: then nothing
+// that can be tried again is an error.
+func newBalancer(conf *config.Config, path string, log *slog.Logger, ids *idkeys.Keys, serving func()) (*balancer.Balancer, *balancer.Program, error) {
 	program, err := balancer.Open(conf.RuntimeDir)
 	if err != nil {
 		return nil, nil, err
 	}
+	if ids != nil {
+		if err := ids.ReadBy(program.Keys()); err != nil {
+			program.Close()
+			return nil, nil, err
+		}
+		if err := ids.Load(); err != nil {
+			log.Error("the keys of connection IDs stay as they were", "error", err)
+		}
+	}
 	b, err := balancer.New(balancer.Options{
-		Config: conf.Balancer, Kernel: program, Hang: program, Log: log, Serving: serving,
+		Config: conf.Balancer, Kernel: program, Hang: program, Log: log, IDs: ids, Serving: serving,
 		Load: func() (*config.Balancer, error) {
 			c, err := loadBalancer(path)
 			if err != nil {
@@ -113,18 +129,18 @@ func newBalancer(conf *config.Config, path string, log *slog.Logger, serving fun
 		program.Close()
 		return nil, nil, err
 	}
-	return b, func() { program.Close() }, nil
+	return b, program, nil
 }
 
 // balanceBeside runs the balancer of a file that has one until end is called. b is
 // nil for other files.
-func balanceBeside(ctx context.Context, conf *config.Config, path string, log *slog.Logger) (b *balancer.Balancer, end func(), err error) {
+func balanceBeside(ctx context.Context, conf *config.Config, path string, log *slog.Logger) (b *balancer.Balancer, program *balancer.Program, end func(), err error) {
 	if conf.Balancer == nil {
-		return nil, func() {}, nil
+		return nil, nil, func() {}, nil
 	}
-	b, closeProgram, err := newBalancer(conf, path, log, nil)
+	b, program, err = newBalancer(conf, path, log, nil, nil)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan struct{})
@@ -134,10 +150,10 @@ func balanceBeside(ctx context.Context, conf *config.Config, path string, log *s
 			log.Error("the balancer has ended", "error", err)
 		}
 	}()
-	return b, func() {
+	return b, program, func() {
 		cancel()
 		<-ended
-		closeProgram()
+		program.Close()
 	}, nil
 }
 
@@ -278,6 +294,10 @@ func printBalancer(st balancer.Status) {
 			v.Packets["cid"]+v.Packets["option"], v.Packets["table"], v.Packets["ring"], v.Packets["no_real"])
 	}
 	w.Flush()
+	if ids := st.ConnectionIDs; ids != nil {
+		fmt.Printf("\nconnection IDs: read by keys %s\n", joined(ids.Read))
+		printKeyProblem(ids)
+	}
 	if st.Reloads.Problem != "" {
 		fmt.Printf("\nthe last reload has failed: %s\n", st.Reloads.Problem)
 	}

@@ -88,7 +88,7 @@ func run(ctx context.Context, path string, unsteered, replace bool) error {
 	if killAt != nil {
 		reached = killAt(conf.RuntimeDir)
 	}
-	balancing, endBalancing, err := balanceBeside(ctx, conf, path, log)
+	balancing, program, endBalancing, err := balanceBeside(ctx, conf, path, log)
 	if err != nil {
 		return err
 	}
@@ -104,6 +104,11 @@ func run(ctx context.Context, path string, unsteered, replace bool) error {
 	})
 	if err != nil {
 		return err
+	}
+	if program != nil {
+		if err := s.ReadIDsBy(program.Keys()); err != nil {
+			log.Error("the balancer reads no encrypted connection IDs", "error", err)
+		}
 	}
 	server, err := admin.Listen(s, balancing, conf.Admin.Socket, conf.Admin.Address, log)
 	if err != nil {

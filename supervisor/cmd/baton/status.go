@@ -13,6 +13,7 @@ import (
 
 	"github.com/baton-mesh/baton/supervisor"
 	"github.com/baton-mesh/baton/supervisor/admin"
+	"github.com/baton-mesh/baton/supervisor/idkeys"
 )
 
 func newStatusCommand() *cobra.Command {
@@ -58,6 +59,9 @@ func printStatus(st supervisor.Status) {
 	if st.Unsaved != "" {
 		fmt.Printf("the state file cannot be written, so nothing is released: %s\n", st.Unsaved)
 	}
+	if ids := st.ConnectionIDs; ids != nil {
+		printConnectionIDs(ids)
+	}
 	if r := st.Release; r != nil {
 		printRelease(*r)
 	}
@@ -84,6 +88,35 @@ func printStatus(st supervisor.Status) {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%d\n", l.Name, l.Address, protocol, owner, l.Runs["sink"], l.Runs["lost"], l.Runs["migrated"])
 	}
 	w.Flush()
+}
+
+func printConnectionIDs(ids *idkeys.Status) {
+	how := "readable"
+	if ids.Encode != 0 {
+		how = fmt.Sprintf("written under config %d", ids.Encode)
+	}
+	if len(ids.Read) > 0 {
+		how += ", read by keys " + joined(ids.Read)
+	}
+	for _, r := range ids.Retiring {
+		how += fmt.Sprintf("; keeps %d for generations %s", r.Config, joined(r.Generations))
+	}
+	fmt.Println("connection IDs: " + how)
+	printKeyProblem(ids)
+}
+
+func printKeyProblem(ids *idkeys.Status) {
+	if ids.Problem != "" {
+		fmt.Printf("the keys of connection IDs stay as they were: %s\n", ids.Problem)
+	}
+}
+
+func joined[N int | uint64](numbers []N) string {
+	text := make([]string, len(numbers))
+	for i, n := range numbers {
+		text[i] = fmt.Sprint(n)
+	}
+	return strings.Join(text, ", ")
 }
 
 func printGenerations(all []supervisor.GenerationStatus) {
