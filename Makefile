@@ -47,7 +47,7 @@ verifier: ## instructions and stack of each BPF program, as the verifier counts 
 	go test -count=1 -run TestVerifier -v ./bpf/...
 
 soak: build ## 1,000 releases in a row: nothing may grow; 100,000 operations on a balancer (root)
-	BATON_TEST_OPERATIONS=100000 BATON_TEST_KERNEL_OPERATIONS=5000 go test -count=1 -timeout 30m -run TestRandomOperations -v ./supervisor/balancer
+	BATON_TEST_OPERATIONS=100000 BATON_TEST_KERNEL_OPERATIONS=100000 go test -count=1 -parallel 12 -timeout 1h -run TestRandomOperations -v ./supervisor/balancer
 	BATON_TEST_SOAK=1 go test -count=1 -timeout 2h -run TestThousandReleases -v ./tests/release
 
 gates: build ## a hundred releases of the same again, and more of the gates' tests (root)

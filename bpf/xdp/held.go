@@ -28,17 +28,27 @@ func (b *Balancer) Held() (Held, error) {
 				Local: flag(xdpRealFlagREAL_LOCAL), Down: !flag(xdpRealFlagREAL_UP), Drained: flag(xdpRealFlagREAL_DRAINING),
 			}
 		}),
-		each(b.objs.Servers, func(id uint32, index *uint32) {
-			if *index != 0 {
-				h.ServerIDs[id] = *index
-			}
-		}),
+		b.eachSmallID(func(id, index uint32) { h.ServerIDs[id] = index }),
 		each(b.objs.LargeServers, func(id uint32, index *uint32) { h.ServerIDs[id] = *index }),
 		each(b.objs.Rings, func(id uint32, _ *uint32) { h.Rings = append(h.Rings, id) }),
 		b.eachVIP(func(v VIP, e xdpVip) {
 			h.VIPs[v] = VIPEntry{e.Ring, e.Flags&uint32(xdpVipFlagVIP_QUIC) != 0, e.Flags&uint32(xdpVipFlagVIP_KATRAN) != 0}
 		}),
 	)
+}
+
+// eachSmallID reads the table whose place is the id: most of it is empty.
+func (b *Balancer) eachSmallID(f func(id, index uint32)) error {
+	elements, release, err := memory[[2]uint32](b.objs.Servers)
+	if err != nil {
+		return err
+	}
+	for id, e := range elements {
+		if index := e[0]; index != 0 {
+			f(uint32(id), index)
+		}
+	}
+	return release()
 }
 
 // each calls f for each entry of a table that nobody else writes to, many of them

@@ -19,11 +19,20 @@ const slotsPerElement = 4
 // slots is such an element: struct slots of tables.h.
 type slots [slotsPerElement]uint16
 
-// ringsAreMemory makes rings arrays that can be mapped: to write 65,537 slots is to
-// copy them then, where a system call takes one element after the other.
-func ringsAreMemory(ring *ebpf.MapSpec) {
-	ring.Flags |= unix.BPF_F_MMAPABLE
-	ring.Key, ring.Value = nil, nil // or each ring has its types loaded first
+// mapped makes an array one that can be mapped: its octets are read and written
+// as memory then, where a system call takes one element after the other.
+func mapped(m *ebpf.MapSpec) { m.Flags |= unix.BPF_F_MMAPABLE }
+
+// memory is the elements of such an array, in the eight octets that the kernel
+// rounds each up to (array_map_alloc in kernel/bpf/arraymap.c), until they are
+// released.
+func memory[E any](m *ebpf.Map) (elements []E, release func() error, err error) {
+	n := int(m.MaxEntries())
+	octets, err := unix.Mmap(m.FD(), 0, n*8, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, nil, fmt.Errorf("map a table: %w", err)
+	}
+	return unsafe.Slice((*E)(unsafe.Pointer(unsafe.SliceData(octets))), n), func() error { return unix.Munmap(octets) }, nil
 }
 
 // SetRings replaces whole rings. A packet sees the old one or the new one. In a
@@ -82,15 +91,14 @@ func fillRing(m *ebpf.Map, table []uint32) error {
 	if n := int(m.MaxEntries()) * slotsPerElement; len(table) > n {
 		return fmt.Errorf("a ring of %d slots, where there is room for %d", len(table), n)
 	}
-	memory, err := unix.Mmap(m.FD(), 0, int(m.MaxEntries())*int(unsafe.Sizeof(slots{})), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	elements, release, err := memory[slots](m)
 	if err != nil {
-		return fmt.Errorf("map a ring: %w", err)
+		return err
 	}
-	elements := unsafe.Slice((*slots)(unsafe.Pointer(unsafe.SliceData(memory))), m.MaxEntries())
 	for i, index := range table {
 		elements[i/slotsPerElement][i%slotsPerElement] = uint16(index)
 	}
-	return unix.Munmap(memory)
+	return release()
 }
 
 // DeleteRing takes a ring away.

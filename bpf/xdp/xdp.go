@@ -122,7 +122,9 @@ func Open(o Options) (*Balancer, error) {
 	b.spec = spec
 	b.ring.MaxEntries = uint32(o.RingSize)/slotsPerElement + 1
 	b.ringSize = o.RingSize
-	ringsAreMemory(b.ring)
+	b.ring.Key, b.ring.Value = nil, nil // or each ring has its types loaded first
+	mapped(b.ring)
+	mapped(spec.Maps["servers"])
 	for name, m := range spec.Maps {
 		switch name {
 		case "answers", ".rodata", ".bss", ".data":
