@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/cilium/ebpf/link"
@@ -81,7 +79,7 @@ func (b *Balancer) Attach(name string, ifindex int, generic bool) error {
 	if err := b.setSource(uint32(ifindex), entry.Mac); err != nil {
 		return err
 	}
-	pin := filepath.Join(b.dir, "link-"+name)
+	pin := b.linkPin(name)
 	if old, err := link.LoadPinnedLink(pin, nil); err == nil {
 		defer old.Close()
 		if hangsAt(old, ifindex) {
@@ -109,13 +107,4 @@ func (b *Balancer) Attach(name string, ifindex int, generic bool) error {
 		return fmt.Errorf("pin: %w", err)
 	}
 	return nil
-}
-
-// Detach takes the program off, also where the interface has vanished.
-func (b *Balancer) Detach(name string) error {
-	err := os.Remove(filepath.Join(b.dir, "link-"+name))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	return err
 }

@@ -135,7 +135,7 @@ func New(o Options) (*Balancer, error) {
 	for index := range held.Reals {
 		b.places.keep(index)
 	}
-	return b, b.configure(o.Config)
+	return b, errors.Join(b.configure(o.Config), b.adoptInterfaces())
 }
 
 // retryAfter is how long after a failure the kernel is written again.

@@ -172,6 +172,7 @@ type fakeHanger struct{}
 
 func (fakeHanger) Attach(string, int, bool) error { return nil }
 func (fakeHanger) Detach(string) error            { return nil }
+func (fakeHanger) Hanging() ([]string, error)     { return nil, nil }
 
 // world is what a balancer sees of the reals: tests say what checks find, and
 // where reals are.

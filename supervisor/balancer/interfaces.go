@@ -19,6 +19,8 @@ type Hanger interface {
 	Attach(name string, ifindex int, generic bool) error
 	// Detach takes it off, also where the interface has vanished.
 	Detach(name string) error
+	// Hanging are the interfaces that it was hung on, by an earlier process too.
+	Hanging() ([]string, error)
 }
 
 // iface is an interface of the configuration.
@@ -43,6 +45,22 @@ func (b *Balancer) configureInterfaces(names []string) {
 			b.interfaces[name] = &iface{}
 		}
 	}
+}
+
+// adoptInterfaces finds those that a process before has left the program on and that
+// the configuration does not name any more: it is taken off.
+func (b *Balancer) adoptInterfaces() error {
+	names, err := b.hang.Hanging()
+	if err != nil {
+		return fmt.Errorf("find the interfaces of the process before: %w", err)
+	}
+	for _, name := range names {
+		if b.interfaces[name] == nil {
+			b.log.Info("the balancer leaves an interface", "interface", name)
+			b.interfaces[name] = &iface{leaving: true}
+		}
+	}
+	return nil
 }
 
 // attach hangs the program where it does not hang yet. An interface that is not
