@@ -3,6 +3,7 @@ package balance
 import (
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -14,38 +15,67 @@ import (
 )
 
 // Whatever becomes of a real, flows of others go on; what it loses itself is
-// what it takes down with it.
+// what it takes down with it. BATON_TEST_FLOWS says how many flows there are, and
+// has it lose its link as well, which takes a minute to be believed.
 func TestHealthTransitionsLoseOnlyFlowsOfTheDead(t *testing.T) {
+	n := 60
+	if s := os.Getenv("BATON_TEST_FLOWS"); s != "" {
+		n, _ = strconv.Atoi(s)
+	}
 	l := newLab(t, 3)
 	l.start()
 	for _, r := range l.reals {
 		l.await(r.name, balancer.Up)
 	}
-	flows := l.flows(60)
+	flows := l.flows(n)
 	for _, r := range l.reals {
 		if len(at(flows, r.name)) == 0 {
-			t.Fatalf("%s has none of 60 flows", r.name)
+			t.Fatalf("%s has none of %d flows", r.name, n)
 		}
 	}
 	l.wantMoving(flows, "")
-
 	sick := l.reals[1]
+	after := func(transition string) {
+		t.Helper()
+		l.wantMoving(flows, sick.name)
+		broken := 0
+		for _, f := range flows {
+			if _, err := f.state(); err != nil {
+				broken++
+			}
+		}
+		t.Logf("%s: %d of its %d flows have ended, 0 of the %d of others", transition, broken, len(at(flows, sick.name)), len(flows)-len(at(flows, sick.name)))
+	}
+
 	sick.health.Close()
 	l.await(sick.name, balancer.Down)
-	l.wantMoving(flows, sick.name)
-	more := l.flows(30)
-	if n := len(at(more, sick.name)); n > 0 {
-		t.Errorf("%d new flows of 30 go to a real that is down", n)
+	after("a real fails its checks")
+	more := l.flows(n / 2)
+	if got := len(at(more, sick.name)); got > 0 {
+		t.Errorf("%d new flows of %d go to a real that is down", got, len(more))
 	}
-	l.wantMoving(more, "")
+	flows = append(flows, more...)
+	after("new flows begin")
 
 	l.revive(sick)
 	l.await(sick.name, balancer.Up)
-	l.wantMoving(flows, sick.name)
-	l.wantMoving(more, "")
-	if n := len(at(l.flows(60), sick.name)); n == 0 {
-		t.Error("a real that is up again gets none of 60 new flows")
+	after("it passes them again")
+	back := at(l.flows(n), sick.name)
+	if len(back) == 0 {
+		t.Errorf("a real that is up again gets none of %d new flows", n)
 	}
+	l.wantMoving(back, "")
+
+	if os.Getenv("BATON_TEST_FLOWS") == "" {
+		return
+	}
+	if err := sick.host.Unplug(); err != nil {
+		t.Fatal(err)
+	}
+	flows = append(flows, back...)
+	after("it loses its link")
+	l.awaitNot(sick.name, balancer.Up)
+	after("the balancer has noticed")
 }
 
 func TestDrainKeepsFlows(t *testing.T) {

@@ -233,14 +233,25 @@ func (l *lab) status() balancer.Status {
 // await waits until a real is in a state.
 func (l *lab) await(name string, state balancer.State) {
 	l.t.Helper()
-	node.Eventually(l.t, name+" is "+string(state), func() bool {
+	l.awaitState(name, "is "+string(state), func(s balancer.State) bool { return s == state })
+}
+
+// awaitNot waits until it is in another.
+func (l *lab) awaitNot(name string, state balancer.State) {
+	l.t.Helper()
+	l.awaitState(name, "is not "+string(state), func(s balancer.State) bool { return s != state })
+}
+
+func (l *lab) awaitState(name, what string, is func(balancer.State) bool) {
+	l.t.Helper()
+	node.Eventually(l.t, name+" "+what, func() bool {
 		st, err := l.admin().BalancerStatus(l.t.Context())
 		if err != nil {
 			return false
 		}
 		for _, r := range st.Reals {
 			if r.Name == name {
-				return r.State == state
+				return is(r.State)
 			}
 		}
 		return false
