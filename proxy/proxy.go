@@ -181,7 +181,7 @@ func (g *Generation) newUDP(l config.Listener, workers []*net.UDPConn) *udp.Serv
 		}
 		return conn, endpoint.Release, nil
 	}
-	return udp.New(l, workers, dial, g.opts.Log)
+	return udp.New(l, workers, dial, udp.Account{Ledger: g.opts.Ledger, Route: g.routes[route.Index]}, g.opts.Log)
 }
 
 func (g *Generation) newHTTP3(l config.Listener, workers []*net.UDPConn) (*h3.Server, error) {
@@ -191,6 +191,8 @@ func (g *Generation) newHTTP3(l config.Listener, workers []*net.UDPConn) (*h3.Se
 	}
 	o := h3.Options{
 		Listener: l,
+		Own:      quicid.ID{ServerID: g.opts.ServerID, Slot: g.opts.Slot},
+		Owner:    quicid.Decode,
 		TLS:      secure.Config,
 		Ledger:   g.opts.Ledger,
 		Handler:  newHandler(g, l, g.tables[l.Name]),

@@ -46,9 +46,9 @@ func (w *watch) readOwn(g *generation, sd *side, counts map[string]flows.Counts)
 		if b, ok := balances[l.Name]; ok {
 			b.accepted = l.Flows.Accepted
 			balances[l.Name] = b
-		}
-		if w.r.isOf(l.Name) {
-			sd.moved.failed += l.Flows.Failed
+			if w.r.isOf(l.Name) {
+				sd.moved.failed += l.Flows.Failed
+			}
 		}
 	}
 	if w.s.accounts.flows != nil {

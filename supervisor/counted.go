@@ -19,6 +19,7 @@ type Counted struct {
 	LostSpans  uint64                  // kept, and overwritten before they were read
 	Damaged    uint64                  // ledgers; what they said before is among the rest
 	Unfinished uint64                  // requests that ended with their generation
+	Strays     uint64                  // packets of QUIC that named another slot than the one they reached
 }
 
 func newCounted() Counted {
@@ -41,6 +42,9 @@ func (c *Counted) add(r *ledger.Reading) {
 		c.Flows[l.Name] = c.Flows[l.Name].Plus(l.Flows)
 	}
 	c.LostSpans += r.LostKept
+	for _, n := range r.Strays {
+		c.Strays += n
+	}
 	if r.Damage != "" {
 		c.Damaged++
 	}

@@ -24,6 +24,7 @@ var gates = []gate{
 	{"steered", (*watch).steered},
 	{"queues", (*watch).queuesHeld},
 	{"misrouted", (*watch).misrouted},
+	{"strays", (*watch).strayed},
 	{"resets", (*watch).resets},
 	{"answers", (*watch).answers},
 	{"errors", (*watch).errors},
@@ -114,6 +115,7 @@ func (w *watch) misrouted() Finding {
 func (w *watch) reopen() {
 	w.s.mu.Lock()
 	defer w.s.mu.Unlock()
+	maps.DeleteFunc(w.out, func(g *generation, _ reuseport.Counts) bool { return w.s.owns(g) })
 	for g, then := range w.closed {
 		maps.DeleteFunc(then.listeners, func(name string, _ closedListener) bool { return w.s.shiftOf(name).current == g })
 	}
@@ -213,14 +215,14 @@ func (w *watch) identified() Finding {
 // bad are flows whose client got no answer, or a reset. A stream that gets no
 // answer need not have failed.
 // What the generation itself counts as an error is more than the kernel sees; both
-// may know of the same flow.
+// may know of the same flow. Of QUIC and UDP the generation alone knows.
 func (s moved) bad() uint64 {
-	return max(s.failed, s.http[flows.Failed]+less(s.flows[flows.ResetSent], s.http[flows.ResetSent]))
+	return max(s.failed, s.http[flows.Failed]+less(s.flows[flows.ResetSent], s.http[flows.ResetSent])) + s.datagrams.Failed
 }
 
 // decided are flows of which it is known whether they failed.
 func (s moved) decided() uint64 {
-	return s.http[flows.Answered] + s.http[flows.Unanswered] + less(s.flows[flows.Closed], s.http[flows.Closed])
+	return s.http[flows.Answered] + s.http[flows.Unanswered] + less(s.flows[flows.Closed], s.http[flows.Closed]) + s.datagrams.Accepted
 }
 
 // hoards asks for descriptors, threads and memory of the candidate's main process.

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/baton-mesh/baton/bpf/flows"
+	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/config"
 )
 
@@ -206,6 +207,32 @@ func TestMisroutedFlowIsFound(t *testing.T) {
 		}
 		t.Log(res.Reason)
 	}
+}
+
+// New flows that the tables lead to a generation which the supervisor has taken out
+// of the shift: it has written them itself, or somebody else has.
+func TestShiftThatNobodyOrderedIsFound(t *testing.T) {
+	n := serve(t, conf(t, "serve"))
+	r := n.inVerify(n.like("serve", long))
+	tables := n.s.steering.(*steering).node
+	to := tables.Shift(reuseport.All)
+	to.Current = r.previous.slot
+	for done := false; !done; {
+		select {
+		case <-r.done:
+			done = true
+		case <-time.After(20 * time.Millisecond):
+			tables.SetShift(reuseport.All, to)
+			if c, err := net.Dial("tcp", n.addr); err == nil {
+				c.Close()
+			}
+		}
+	}
+	res := n.ended(r)
+	if res.Outcome != RolledBack || !strings.Contains(res.Reason, "which no shift names, was given") {
+		t.Fatalf("%+v, %+v", res, res.Verdict)
+	}
+	t.Log(res.Reason)
 }
 
 // A flow that reaches the candidate before any shift has named it: refused, and

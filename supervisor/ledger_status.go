@@ -24,6 +24,9 @@ type LedgerStatus struct {
 	LostSpans uint64            `json:"lost_spans"`  // kept, and overwritten before they were read
 	BeatAgeMS float64           `json:"beat_age_ms"` // since the generation said that it runs
 	Cut       uint64            `json:"cut"`
+	// Strays counts packets of QUIC that named another slot, by that slot: of a
+	// generation that is dead they are to be reset, of a living one there is none.
+	Strays map[string]uint64 `json:"strays,omitempty"`
 	// ByListener has the listeners that have accepted anything.
 	ByListener map[string]ListenerLedger `json:"by_listener"`
 }
@@ -49,7 +52,7 @@ func (b *book) status() *LedgerStatus {
 	st := &LedgerStatus{
 		Damage: r.Damage, Written: r.Written, Requests: t.Requests, Errors: t.Errors(), Classes: map[string]uint64{}, ByListener: map[string]ListenerLedger{},
 		InFlight: t.InFlight, OldestMS: ms(r.Oldest), Flows: t.Flows, OpenFlows: t.Flows.Open(),
-		P50MS: ms(answered.Duration.Quantile(0.5)), P99MS: ms(answered.Duration.Quantile(0.99)), LostSpans: r.LostKept, Cut: r.Cut,
+		P50MS: ms(answered.Duration.Quantile(0.5)), P99MS: ms(answered.Duration.Quantile(0.99)), LostSpans: r.LostKept, Cut: r.Cut, Strays: straysOf(&r),
 	}
 	if r.Written {
 		st.BeatAgeMS = ms(r.At.Sub(r.Beat))

@@ -177,7 +177,8 @@ func (s *Supervisor) remove(g *generation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	undeclared := last[flows.OpenAtExit] - min(last[flows.OpenAtExit], uint64(g.cut+g.idleClosed))
-	s.drained.Undeclared += undeclared
+	left := g.openDatagrams()
+	s.drained.Undeclared += undeclared + left
 	s.endAccount(g)
 	g.book.close()
 	s.generations = slices.DeleteFunc(s.generations, func(other *generation) bool { return other == g })
@@ -186,7 +187,7 @@ func (s *Supervisor) remove(g *generation) {
 	}
 	s.forgetListeners()
 	s.note()
-	s.log.Info("generation ended", "generation", g.id, "exit", g.exit, "cut", g.cut, "idle_closed", g.idleClosed, "half_open_left", g.halfOpenLeft, "undeclared", undeclared)
+	s.log.Info("generation ended", "generation", g.id, "exit", g.exit, "cut", g.cut, "idle_closed", g.idleClosed, "half_open_left", g.halfOpenLeft, "undeclared", undeclared, "undeclared_datagrams", left)
 }
 
 // openLeftover finds a process that an earlier supervisor started.

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/baton-mesh/baton/bpf/flows"
 	"github.com/baton-mesh/baton/bpf/reuseport"
+	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/proxy/ledger"
 )
 
 const (
@@ -33,7 +36,8 @@ type watch struct {
 	readings []reading // oldest first; the first is the one before the shift
 	peak     uint64    // the most open flows the candidate was seen with
 	closed   map[*generation]*closedAt
-	audits   map[string]*audit // by listener, before the verdict
+	out      map[*generation]reuseport.Counts // runs of those that no shift names, when it had ceased to
+	audits   map[string]*audit                // by listener, before the verdict
 
 	asking  chan error // a probe that is under way says here how it ended; nil: none is
 	asked   time.Time  // when the last one began
@@ -62,13 +66,18 @@ type side struct {
 	queues      map[string]QueueStatus // by listener, where they are its own
 	damage      string                 // why its ledger says nothing
 	runs        reuseport.Counts       // of its slot
+
+	// Of its ledger: connections of QUIC, flows of UDP, packets that named another slot.
+	quic, udp ledger.Flows
+	strays    map[uint8]uint64
 }
 
 // moved is what became of flows of which the candidate got some: what two
 // generations are compared by.
 type moved struct {
 	flows, http flows.Counts
-	failed      uint64 // flows with an answer that the generation counts as an error itself
+	failed      uint64       // flows of TCP with an answer that the generation counts as an error itself
+	datagrams   ledger.Flows // of QUIC and UDP, by its own word
 }
 
 // closedAt is a generation at the listeners whose shift does not name it, when the
@@ -85,7 +94,7 @@ type closedListener struct {
 
 // watchFrom begins the watch, before the first flow.
 func (s *Supervisor) watchFrom(r *release) (*watch, error) {
-	w := &watch{s: s, r: r, candidate: r.candidate, previous: r.previous, begun: time.Now(), closed: map[*generation]*closedAt{}}
+	w := &watch{s: s, r: r, candidate: r.candidate, previous: r.previous, begun: time.Now(), closed: map[*generation]*closedAt{}, out: map[*generation]reuseport.Counts{}}
 	// Who gets nothing, whatever this release does.
 	if err := w.shut(func(g *generation, listener string) bool {
 		f := s.shiftOf(listener)
@@ -99,12 +108,16 @@ func (s *Supervisor) watchFrom(r *release) (*watch, error) {
 // shut notes at which listeners no new flow may reach a generation from now on. It
 // asks with Supervisor.mu held; what it knows already stays as it is.
 func (w *watch) shut(out func(g *generation, listener string) bool) error {
-	if w.s.accounts.flows == nil {
-		return nil
-	}
 	all := map[*generation][]string{}
+	gone := map[*generation]bool{}
 	w.s.mu.Lock()
 	for _, g := range w.s.generations {
+		if _, known := w.out[g]; !known && g != w.candidate && !g.leftover() && !slices.ContainsFunc(g.recipe.config.Listeners, func(l config.Listener) bool { return !out(g, l.Name) }) {
+			gone[g] = true
+		}
+		if w.s.accounts.flows == nil {
+			continue
+		}
 		for _, name := range g.listenersOf() {
 			if _, known := w.closedAt(g, name); !known && out(g, name) {
 				all[g] = append(all[g], name)
@@ -112,11 +125,18 @@ func (w *watch) shut(out func(g *generation, listener string) bool) error {
 		}
 	}
 	w.s.mu.Unlock()
-	if len(all) == 0 {
+	if len(all)+len(gone) == 0 {
 		return nil
 	}
 	if err := w.s.steering.fence(); err != nil {
 		return err
+	}
+	for g := range gone {
+		runs, err := w.s.steering.counts(int(g.slot))
+		if err != nil {
+			return err
+		}
+		w.out[g] = runs
 	}
 	for g, names := range all {
 		// In this order: a handshake that finishes in between is in both.
@@ -201,6 +221,7 @@ func (w *watch) read() (err error) {
 				return err
 			}
 		}
+		w.readDatagrams(g, &sd)
 		now.sides[g] = sd
 	}
 	now.namespace, _ = readNamespace()

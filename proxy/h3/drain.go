@@ -83,6 +83,10 @@ func (s *Server) LastCall(window time.Duration) {
 	}
 	s.close()
 	s.loops.Wait()
+	select { // until each has left its account
+	case <-s.flows.empty:
+	case <-time.After(farewell):
+	}
 }
 
 // closeFlows tells the clients of some connections that they are closed, and

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/quic-go/quic-go"
 
@@ -20,8 +21,10 @@ type flow struct {
 	complete atomic.Bool               // its handshake
 	told     atomic.Bool               // we have closed it
 	cut      atomic.Bool               // under its requests
-	entered  sync.Once                 // the account was begun
 	account  ledger.Flow
+
+	mu             sync.Mutex
+	entered, ended bool // its account was begun; its connection has closed
 }
 
 // flows are the connections of a server.
@@ -55,6 +58,10 @@ func (s *flows) add() *flow {
 
 // end is called when the connection has closed, or its handshake has failed.
 func (f *flow) end() {
+	f.mu.Lock()
+	f.ended = true
+	f.leave()
+	f.mu.Unlock()
 	f.set.mu.Lock()
 	defer f.set.mu.Unlock()
 	delete(f.set.all, f)
@@ -71,9 +78,23 @@ func (f *flow) Flow() *ledger.Flow { return &f.account }
 // Cut reports whether the last call has ended requests of the connection.
 func (f *flow) Cut() bool { return f.cut.Load() }
 
-// leave ends the account. A connection that neither side closed did not end in
-// peace: it was reset, or timed out.
+// enter begins the account in a ledger, once.
+func (f *flow) enter(w *ledger.Writer, listener int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.entered {
+		f.entered = true
+		w.Accept(&f.account, listener, time.Now())
+		f.leave()
+	}
+}
+
+// leave ends the account of a connection that has closed. One that neither side
+// closed did not end in peace: it was reset, or timed out. f.mu is held.
 func (f *flow) leave() {
+	if !f.entered || !f.ended {
+		return
+	}
 	var closed *quic.ApplicationError
 	f.account.Close(!errors.As(context.Cause(f.conn.Load().Context()), &closed))
 }

@@ -30,6 +30,7 @@ import (
 	"github.com/baton-mesh/baton/proxy/contract"
 	"github.com/baton-mesh/baton/proxy/ledger"
 	"github.com/baton-mesh/baton/proxy/listener"
+	"github.com/baton-mesh/baton/quicid"
 )
 
 const (
@@ -58,6 +59,11 @@ type Options struct {
 	// TokenKey makes the tokens that prove a client's address, to any generation
 	// that has it. Nil: a key of this server's own.
 	TokenKey *quic.TokenGeneratorKey
+	// Owner reads the node, slot and worker of a connection ID of its own kind; see
+	// [quicid.Keys.Decode]. Own is whose packets come here, with any worker. Nil: whose
+	// a packet is cannot be told.
+	Owner func(id []byte) (quicid.ID, bool)
+	Own   quicid.ID
 	// Ledger gets the account of each connection whose handshake is complete,
 	// under the name of the listener's UDP sockets. Nil keeps none.
 	Ledger *ledger.Writer
@@ -108,7 +114,7 @@ func New(sockets []*net.UDPConn, opts Options) (*Server, error) {
 	for i, socket := range sockets {
 		ids := opts.IDs(i)
 		s.workers = append(s.workers, &worker{server: s, socket: socket, transport: &quic.Transport{
-			Conn:                  socket,
+			Conn:                  s.watch(socket, i),
 			ConnectionIDLength:    ids.ConnectionIDLen(),
 			ConnectionIDGenerator: ids,
 			StatelessResetKey:     opts.ResetKey,
@@ -168,19 +174,11 @@ func (w *worker) Accept(ctx context.Context) (*quic.Conn, error) {
 		select {
 		case <-conn.HandshakeComplete():
 			f.complete.Store(true)
-			w.server.enter(f)
+			f.enter(w.server.opts.Ledger, w.server.number)
 		case <-conn.Context().Done():
 		}
 	}()
 	return conn, nil
-}
-
-// enter begins the account of a connection, once.
-func (s *Server) enter(f *flow) {
-	f.entered.Do(func() {
-		s.opts.Ledger.Accept(&f.account, s.number, time.Now())
-		context.AfterFunc(f.conn.Load().Context(), f.leave)
-	})
 }
 
 // Close is asked for by no one: the listener lives as long as the transport.
@@ -194,7 +192,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	f := listener.FromContext(r.Context()).(*flow)
 	f.requests.Add(1)
 	defer f.requests.Add(-1)
-	s.enter(f) // a request may be here before the handshake is known to be complete
+	f.enter(s.opts.Ledger, s.number) // a request may be here before the handshake is known to be complete
 	if !s.original(r, f) {
 		panic(http.ErrAbortHandler)
 	}

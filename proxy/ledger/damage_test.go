@@ -24,6 +24,8 @@ func busy(t testing.TB) (*Ledger, *Writer, *Flow) {
 	b.Begin(begin)
 	a.Close(true)
 	w.Cut(3)
+	w.Stray(9)
+	w.Stray(9)
 	if r := l.Read(); r.Damage != "" {
 		t.Fatal(r.Damage)
 	}
@@ -119,6 +121,8 @@ func TestDamageIsSaid(t *testing.T) {
 			w.mem[w.layout.keys+free(w)].Store(w.mem[at].Load())
 		}, "two series have one key"},
 		{"the cut that falls", func(t *testing.T, l *Ledger, w *Writer) { w.mem[hCut].Store(1) }, "fell from 3 to 1"},
+		{"strays that fall", func(t *testing.T, l *Ledger, w *Writer) { w.mem[hStrays+9].Store(1) }, "fell from 2 to 1"},
+		{"strays without number", func(t *testing.T, l *Ledger, w *Writer) { w.mem[hStrays+255].Store(1 << 50) }, "strayed from slot 255"},
 		{"a cursor that falls", func(t *testing.T, l *Ledger, w *Writer) {
 			l.Kept(func(*Record) {})
 			w.mem[w.layout.kept].Store(1)

@@ -7,6 +7,9 @@ import (
 	"unsafe"
 )
 
+// numSlots is how many slots a connection ID can name.
+const numSlots = 256
+
 const (
 	magic = 0x52474c4e4f544142 // BATONLGR
 
@@ -64,6 +67,7 @@ const (
 	hCut       = 26 // flows and streams that a deadline ended in the middle of something
 	hUsed      = 32 // series in use
 	hNextFlow  = 40 // the last flow's number
+	hStrays    = 64 // 256 words, by slot; see [Writer.Stray]
 )
 
 // Words of the flows of one listener in one shard.

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"maps"
 	"sync"
 	"testing"
 	"time"
@@ -328,12 +329,33 @@ func TestTooManyListenersCountAsOthers(t *testing.T) {
 	})
 }
 
+func TestStrays(t *testing.T) {
+	l, w := pair(t)
+	if r := l.Read(); r.Strays != nil {
+		t.Errorf("%v", r.Strays)
+	}
+	w.Stray(0)
+	w.Stray(255)
+	before := l.Read()
+	w.Stray(255)
+	w.Stray(4)
+	now := l.Read()
+	since := now.Since(&before)
+	if want := (map[uint8]uint64{0: 1, 4: 1, 255: 2}); !maps.Equal(now.Strays, want) {
+		t.Errorf("%v, want %v", now.Strays, want)
+	}
+	if want := (map[uint8]uint64{4: 1, 255: 1}); !maps.Equal(since.Strays, want) {
+		t.Errorf("since then %v, want %v", since.Strays, want)
+	}
+}
+
 func TestNoLedgerNoAccount(t *testing.T) {
 	var w *Writer
 	var f Flow
 	w.Accept(&f, 0, begin)
 	w.Beat()
 	w.Cut(1)
+	w.Stray(1)
 	request(&f, Record{}, 0)
 	f.Close(true)
 	if err := w.Close(); err != nil {

@@ -25,6 +25,7 @@ type Ledger struct {
 	wallOffset int64
 	last       Reading
 	keys       [numSeries]uint64 // as last seen
+	strays     [numSlots]uint64  // likewise
 	was        []uint64          // each counter, as last seen; see rose
 	requests   []ringReader      // by shard
 	kept       ringReader
@@ -198,6 +199,10 @@ func (l *Ledger) read(r *Reading) error {
 		return err
 	}
 
+	if err := l.readStrays(r); err != nil {
+		return err
+	}
+
 	// In this order a request or flow that ends meanwhile is not missed: it may
 	// be taken for one that is still there.
 	if err := l.readSeries(r); err != nil {
@@ -222,6 +227,25 @@ func (l *Ledger) rose(i int, v uint64) (uint64, error) {
 		return 0, fmt.Errorf("a counter fell from %d to %d", was, v)
 	}
 	return v, nil
+}
+
+func (l *Ledger) readStrays(r *Reading) error {
+	for slot, was := range l.strays {
+		n := l.mem[hStrays+slot].Load()
+		switch {
+		case n < was:
+			return fmt.Errorf("a counter fell from %d to %d", was, n)
+		case n > implausible:
+			return fmt.Errorf("%d packets strayed from slot %d", n, slot)
+		case n > 0:
+			if r.Strays == nil {
+				r.Strays = map[uint8]uint64{}
+			}
+			r.Strays[uint8(slot)] = n
+		}
+		l.strays[slot] = n
+	}
+	return nil
 }
 
 func (l *Ledger) readSeries(r *Reading) error {

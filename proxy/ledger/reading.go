@@ -52,8 +52,11 @@ type Reading struct {
 	// Beat is when the generation last said that it runs; every [BeatEvery], if it does.
 	Beat time.Time
 	// Oldest is how long the oldest request in flight has been so.
-	Oldest    time.Duration
-	Cut       uint64 // flows and streams that a deadline ended in the middle of something
+	Oldest time.Duration
+	Cut    uint64 // flows and streams that a deadline ended in the middle of something
+	// Strays counts packets of QUIC that named another slot, by that slot; see
+	// [Writer.Stray]. Nil: there were none.
+	Strays    map[uint8]uint64
 	Untracked uint64 // requests that Oldest knows nothing of
 	// Lost counts records that were overwritten before they were read: of all
 	// requests, and of those whose span was to be kept.
@@ -139,6 +142,15 @@ func (r *Reading) Since(before *Reading) Reading {
 	d.Untracked -= min(before.Untracked, d.Untracked)
 	d.LostRequests -= min(before.LostRequests, d.LostRequests)
 	d.LostKept -= min(before.LostKept, d.LostKept)
+	d.Strays = nil
+	for slot, n := range r.Strays {
+		if n -= min(before.Strays[slot], n); n > 0 {
+			if d.Strays == nil {
+				d.Strays = map[uint8]uint64{}
+			}
+			d.Strays[slot] = n
+		}
+	}
 	d.Listeners = append([]ListenerReading(nil), r.Listeners...)
 	for i := range d.Listeners {
 		if i < len(before.Listeners) {

@@ -80,6 +80,15 @@ func (w *Writer) Cut(n int) {
 	}
 }
 
+// Stray counts a packet of QUIC whose connection ID names another slot of this node
+// than the generation's own. Of a slot that is dead one of the living ones is to
+// hear; of a living one nobody but itself.
+func (w *Writer) Stray(slot uint8) {
+	if w != nil {
+		w.mem[hStrays+int(slot)].Add(1)
+	}
+}
+
 // Settle waits until all requests that have begun have ended, at most for the
 // time given. Whoever served one may have closed its connection and not yet said
 // so here.

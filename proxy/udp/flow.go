@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/proxy/ledger"
 )
 
 type flowID struct {
@@ -25,6 +27,9 @@ type flow struct {
 	info     []byte       // control message that makes answers leave from the right address
 	last     atomic.Int64 // when something moved, in nanoseconds since started
 	closed   sync.Once
+	begun    time.Time
+	account  ledger.Flow
+	call     ledger.Call // the flow as the one stream that it is
 }
 
 var started = time.Now()
@@ -58,14 +63,36 @@ func (f *flow) gone() bool {
 	return f.server.flows[f.id] != f
 }
 
-// close forgets the flow.
-func (f *flow) close() {
+// enter begins the flow's account.
+func (f *flow) enter() {
+	s := f.server
+	s.account.Ledger.Accept(&f.account, s.number, f.begun)
+	f.call = f.account.Begin(f.begun)
+}
+
+// leave ends it. Of the record how it ended is wanted.
+func (f *flow) leave(how ledger.Record) {
+	how.Route, how.Protocol, how.Client = f.server.account.Route, ledger.UDP, f.id.client.String()
+	if f.upstream != nil {
+		how.Upstream = f.upstream.RemoteAddr().String()
+	}
+	f.call.End(&how, time.Since(f.begun))
+	f.account.Close(false)
+}
+
+// close forgets the flow, which has fallen silent, or is cut in the middle of something.
+func (f *flow) close(cut bool) {
 	f.closed.Do(func() {
 		s := f.server
 		s.mu.Lock()
 		delete(s.flows, f.id)
 		s.closeIfEmpty()
 		s.mu.Unlock()
+		how := ledger.Record{Key: ledger.Key{Class: ledger.Ended}}
+		if cut {
+			how.Flags |= ledger.Anomalous
+		}
+		f.leave(how)
 		f.upstream.Close()
 		f.release()
 	})

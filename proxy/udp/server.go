@@ -19,12 +19,21 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/proxy/contract"
+	"github.com/baton-mesh/baton/proxy/ledger"
 	"github.com/baton-mesh/baton/proxy/listener"
 )
 
 // DialFunc connects to the upstream of a new flow. The release it returns is
 // called when the flow has ended.
 type DialFunc func(context.Context) (conn *net.UDPConn, release func(), err error)
+
+// Account is where flows are counted: in a ledger, as one stream each. Its zero value
+// keeps none.
+type Account struct {
+	Ledger *ledger.Writer
+	Route  uint16 // that flows go by, see [ledger.Writer.Route]
+}
 
 // receivePause is how long to wait after a failure to receive, which nothing that a
 // client sends can cause.
@@ -38,6 +47,8 @@ const maxDatagram = 64 << 10
 type Server struct {
 	cfg     config.Listener
 	dial    DialFunc
+	account Account
+	number  int // of the listener in the ledger
 	log     *slog.Logger
 	workers []*worker
 
@@ -59,11 +70,12 @@ type worker struct {
 }
 
 // New takes the sockets, which are the server's from now on.
-func New(cfg config.Listener, sockets []*net.UDPConn, dial DialFunc, log *slog.Logger) *Server {
+func New(cfg config.Listener, sockets []*net.UDPConn, dial DialFunc, account Account, log *slog.Logger) *Server {
 	s := &Server{
-		cfg: cfg, dial: dial, log: log.With("listener", cfg.Name),
+		cfg: cfg, dial: dial, account: account, log: log.With("listener", cfg.Name),
 		flows: make(map[flowID]*flow), empty: make(chan struct{}), over: make(chan struct{}),
 	}
+	s.number, _ = account.Ledger.Listener(cfg.Name + contract.UDPSuffix)
 	for _, socket := range sockets {
 		w := &worker{server: s, socket: socket}
 		if at := socket.LocalAddr().(*net.UDPAddr).AddrPort(); at.Addr().IsUnspecified() {
@@ -140,11 +152,14 @@ func (s *Server) flowOf(w *worker, from netip.AddrPort, info []byte) (*flow, err
 	if known || full {
 		return f, nil
 	}
+	f = &flow{server: s, id: id, begun: time.Now()}
 	upstream, release, err := s.dial(context.Background())
 	if err != nil {
+		f.enter()
+		f.leave(ledger.Record{Key: ledger.Key{Class: ledger.Failed}, Error: "upstream-connect"})
 		return nil, err
 	}
-	f = &flow{server: s, id: id, upstream: upstream, release: release}
+	f.upstream, f.release = upstream, release
 	if w.anyIP {
 		f.info = answerInfo(info)
 	}
@@ -156,6 +171,7 @@ func (s *Server) flowOf(w *worker, from netip.AddrPort, info []byte) (*flow, err
 		release()
 		return nil, nil
 	}
+	f.enter()
 	s.flows[id] = f
 	s.loops.Go(f.answer)
 	return f, nil
@@ -174,7 +190,7 @@ func (s *Server) forget() {
 		}
 		for _, f := range s.snapshot() {
 			if timeout > 0 && f.silent() >= timeout {
-				f.close()
+				f.close(false)
 			}
 		}
 	}
@@ -247,19 +263,22 @@ const quiet = time.Second
 // have no end to wait for. A flow on which something moved within the last second
 // counts as cut.
 func (s *Server) LastCall(time.Duration) {
+	cut := map[*flow]bool{}
 	for _, f := range s.snapshot() {
 		if f.silent() < quiet {
-			s.cut.Add(1)
+			cut[f] = true
 		} else {
 			s.idle.Add(1)
 		}
 	}
+	s.cut.Add(int64(len(cut)))
+	s.account.Ledger.Cut(len(cut))
 	s.mu.Lock()
 	close(s.over) // under the lock: no flow is added after it
 	s.stopping.Store(true)
 	s.mu.Unlock()
 	for _, f := range s.snapshot() {
-		f.close()
+		f.close(cut[f])
 	}
 	for _, w := range s.workers {
 		w.socket.Close()

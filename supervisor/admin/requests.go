@@ -19,10 +19,11 @@ var (
 	oldestDesc     = prometheus.NewDesc("baton_oldest_request_seconds", "How long the oldest request in flight has been so.", []string{"generation"}, nil)
 	proxyFlowsDesc = prometheus.NewDesc("baton_proxy_flows_total", "Connections as generations count them, by what became of them (fact): accepted, closed, reset (of the closed: by theirs or ours), failed (had a request that ended badly).", []string{"listener", "fact"}, nil)
 	unfinishedDesc = prometheus.NewDesc("baton_requests_unfinished_total", "Requests and streams that were in flight when their generation ended.", nil, nil)
+	straysDesc     = prometheus.NewDesc("baton_quic_strays_total", "Packets of QUIC that reached another generation than their connection ID names: of one that has died, to be reset; of a living one there is none.", nil, nil)
 	damagedDesc    = prometheus.NewDesc("baton_ledgers_damaged", "Ledgers, of living generations and of ended ones, that were found damaged.", nil, nil)
 	lostDesc       = prometheus.NewDesc("baton_request_spans_lost_total", "Spans of requests that a generation kept and that were overwritten before they were read.", nil, nil)
 
-	requestDescs = []*prometheus.Desc{requestsDesc, durationDesc, inFlightDesc, oldestDesc, proxyFlowsDesc, unfinishedDesc, damagedDesc, lostDesc}
+	requestDescs = []*prometheus.Desc{requestsDesc, durationDesc, inFlightDesc, oldestDesc, proxyFlowsDesc, unfinishedDesc, straysDesc, damagedDesc, lostDesc}
 )
 
 // The buckets' bounds are powers of two of microseconds: 256 µs to 67 s.
@@ -56,6 +57,7 @@ func (c collector) collectRequests(ch chan<- prometheus.Metric, st *supervisor.S
 		counter(proxyFlowsDesc, flows.Failed, listener, "failed")
 	}
 	counter(unfinishedDesc, all.Unfinished)
+	counter(straysDesc, all.Strays)
 	counter(lostDesc, all.LostSpans)
 	gauge(damagedDesc, float64(all.Damaged))
 	for _, g := range st.Generations {

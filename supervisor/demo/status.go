@@ -26,6 +26,7 @@ type Status struct {
 	}
 	Drained struct {
 		Ended, Cut int // generations, and flows their deadlines cut
+		Undeclared int // flows open when their process ended, of which it had said nothing
 	}
 	// Release is the one under way.
 	Release *struct {

@@ -27,13 +27,14 @@ const patience = 30 * time.Second
 
 // load is clients that go on until they are told to stop, and what they saw.
 type load struct {
-	t       *testing.T
-	url     string // of the listener's HTTP/3
-	udp     string
-	secure  *tls.Config
-	stop    chan struct{}
-	once    sync.Once
-	running sync.WaitGroup
+	t        *testing.T
+	url      string // of the listener's HTTP/3
+	udp      string
+	secure   *tls.Config
+	patience time.Duration // for an answer
+	stop     chan struct{}
+	once     sync.Once
+	running  sync.WaitGroup
 
 	mu       sync.Mutex
 	done     map[string]int
@@ -48,7 +49,7 @@ func newLoad(t *testing.T, address, udp string, certificate []byte) *load {
 		t.Fatal("no certificate")
 	}
 	l := &load{
-		t: t, url: "https://" + address, udp: udp, stop: make(chan struct{}), done: map[string]int{}, answered: map[string]int{},
+		t: t, patience: patience, url: "https://" + address, udp: udp, stop: make(chan struct{}), done: map[string]int{}, answered: map[string]int{},
 		secure: &tls.Config{RootCAs: roots, ServerName: "demo.test"},
 	}
 	t.Cleanup(func() { l.finish() })
@@ -134,7 +135,7 @@ func (c *client) end() {
 // do sends a request and reads the response. A connection that was answered by one
 // generation must never be answered by another.
 func (c *client) do(method, path string, body io.Reader) ([]byte, error) {
-	return c.doFor(patience, method, path, body)
+	return c.doFor(c.load.patience, method, path, body)
 }
 
 // doFor is do with another patience.
