@@ -47,7 +47,7 @@ func (w *watched) look(packet []byte) {
 		lengthAt  = 5    // of the ID, in the long form, behind the version
 		shortHead = 1
 	)
-	id := packet
+	var id []byte
 	switch {
 	case len(packet) >= shortHead+quicid.Len && packet[0]&long == 0:
 		id = packet[shortHead:][:quicid.Len]

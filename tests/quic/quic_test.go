@@ -187,7 +187,7 @@ func TestReleasesWithoutSteeringFail(t *testing.T) {
 	s := startSite(t, siteSettings{unsteered: true, drain: 10 * time.Second}) // connections are left of which nobody hears the end
 	l := s.load(t)
 	l.patience = 5 * time.Second // an answer that does not come is what is shown here
-	for range 12 { // of which each moves to another socket three times in four
+	for range 12 {               // of which each moves to another socket three times in four
 		l.kept()
 	}
 	var found []string
