@@ -181,9 +181,9 @@ type GenerationStatus struct {
 	// began, by fact, as the kernel saw it; what is zero is left out.
 	OpenFlows uint64            `json:"open_flows"`
 	Flows     map[string]uint64 `json:"flows,omitempty"`
-	// Queues are its listening sockets' at the listeners at which anything waits, was
+	// Queues are its listening sockets', by listener, at those at which anything waits, was
 	// dropped or came from elsewhere.
-	Queues []QueueStatus `json:"queues,omitempty"`
+	Queues map[string]QueueStatus `json:"queues,omitempty"`
 }
 
 // ReleaseStatus is the release that runs.

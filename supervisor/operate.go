@@ -86,21 +86,23 @@ func (e *ending) isForward() bool {
 // beginEnding sets the deadline of a drain, once. s.mu is held.
 func (g *generation) beginEnding(timeout time.Duration) *ending {
 	if g.ending == nil {
+		// The deadline first: who has seen the timer finds it past.
+		g.deadline = time.Now().Add(timeout)
 		e := &ending{end: time.NewTimer(timeout), lastCall: time.NewTimer(timeout), goodbye: killAfter, forward: make(chan struct{})}
 		if !g.leftover() && g.recipe.config.Proxy.Baton {
 			e.goodbye = lastCallBefore(timeout)
 			e.lastCall.Reset(timeout - e.goodbye)
 		}
-		g.ending, g.deadline = e, time.Now().Add(timeout)
+		g.ending = e
 	}
 	return g.ending
 }
 
 // over makes the drain end after so much more time. Supervisor.mu is held.
 func (e *ending) over(g *generation, in time.Duration) {
+	g.deadline = time.Now().Add(in) // first, as in beginEnding
 	e.end.Reset(in)
 	e.lastCall.Reset(max(in-e.goodbye, 0))
-	g.deadline = time.Now().Add(in)
 }
 
 func (e *ending) stop() {

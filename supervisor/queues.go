@@ -13,7 +13,6 @@ import (
 // QueueStatus is what waits for a generation at one listener, what found no room
 // there, and what came from listening sockets that closed.
 type QueueStatus struct {
-	Listener string `json:"listener"`
 	QueueLengths
 	// Backlog is how many may wait to be accepted, at all its workers together; one
 	// more is let in at each.
@@ -48,7 +47,7 @@ func (s *Supervisor) queuesOf(g *generation) (map[string]QueueStatus, error) {
 		g.queues = map[string]QueueStatus{}
 	}
 	for name, workers := range g.sockets {
-		now := QueueStatus{Listener: name, Moved: all[name]}
+		now := QueueStatus{Moved: all[name]}
 		seen := 0
 		for _, sock := range workers {
 			q, ok := found[sock.cookie]
@@ -123,10 +122,12 @@ func (s *Supervisor) describeQueues(st *Status) {
 			}
 			dropped[name] += q.Dropped
 			if q.QueueLengths != (QueueLengths{}) || q.Dropped > 0 || q.Moved != (reuseport.Moved{}) {
-				st.Generations[i].Queues = append(st.Generations[i].Queues, q)
+				if st.Generations[i].Queues == nil {
+					st.Generations[i].Queues = map[string]QueueStatus{}
+				}
+				st.Generations[i].Queues[name] = q
 			}
 		}
-		slices.SortFunc(st.Generations[i].Queues, func(a, b QueueStatus) int { return strings.Compare(a.Listener, b.Listener) })
 	}
 	for i := range st.Listeners {
 		st.Listeners[i].Dropped = dropped[st.Listeners[i].Name]
@@ -208,9 +209,9 @@ func (w *watch) queuesHeld() Finding {
 	if most == 0 {
 		return held("%s", words)
 	}
-	for _, q := range w.now().sides[w.previous].queues {
+	for of, q := range w.now().sides[w.previous].queues {
 		if q.Dropped > 0 {
-			return unjudged("%s; those of generation %d dropped %d at listener %s, so it may be the clients", words, w.previous.id, q.Dropped, q.Listener)
+			return unjudged("%s; those of generation %d dropped %d at listener %s, so it may be the clients", words, w.previous.id, q.Dropped, of)
 		}
 	}
 	return violated("the accept queue of listener %s was full, with %d waiting, and dropped %d segments; generation %d never dropped one", name, now[name].ToAccept, most, w.previous.id)

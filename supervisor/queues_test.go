@@ -56,7 +56,7 @@ func TestQueueThatRunsOver(t *testing.T) {
 		t.Errorf("%d segments were dropped at %s, want %d or more", l.Dropped, l.Name, late)
 	}
 	moved := reuseport.Moved{ToAccept: backlog + 1}
-	if q := st.Generations[0].Queues; len(q) != 1 || q[0].Moved != moved || q[0].Dropped != 0 {
+	if q := st.Generations[0].Queues; len(q) != 1 || q["web"].Moved != moved || q["web"].Dropped != 0 {
 		t.Errorf("queues of the previous generation: %+v, want moved %+v", q, moved)
 	}
 	if st.Namespace["listen_overflows"] < late || st.Namespace["migrations"] < backlog+1 {

@@ -29,10 +29,10 @@ func collectQueues(st *supervisor.Status, counter func(d *prometheus.Desc, v flo
 	}
 	for _, g := range st.Generations {
 		id, slot := strconv.FormatUint(g.ID, 10), strconv.Itoa(g.Slot)
-		for _, q := range g.Queues {
-			counter(queueDesc, float64(q.Dropped), id, slot, q.Listener)
-			counter(movedDesc, float64(q.Moved.HalfOpen), id, slot, q.Listener, "half_open")
-			counter(movedDesc, float64(q.Moved.ToAccept), id, slot, q.Listener, "to_accept")
+		for listener, q := range g.Queues {
+			counter(queueDesc, float64(q.Dropped), id, slot, listener)
+			counter(movedDesc, float64(q.Moved.HalfOpen), id, slot, listener, "half_open")
+			counter(movedDesc, float64(q.Moved.ToAccept), id, slot, listener, "to_accept")
 		}
 	}
 	for event, n := range st.Namespace {
