@@ -24,7 +24,7 @@ type accounts struct {
 // openAccount begins to count. Without it a release is judged by what else is known, and that is said.
 func (s *Supervisor) openAccount(pins string) {
 	s.accounts.gone, s.accounts.lost = map[string]flows.Counts{}, map[uint64]bool{}
-	if !s.steering.chooses() || s.opts.Unsteered {
+	if !s.steering.Chooses() || s.opts.Unsteered {
 		return // generations share their sockets: a flow's socket does not tell whose it is
 	}
 	own, err := cgroup.Find()
@@ -81,7 +81,7 @@ func (s *Supervisor) count(g *generation, adopted bool) {
 		err := a.flows.Account(g.id, number)
 		for _, sock := range workers {
 			if err == nil {
-				err = a.flows.Mark(sock.fd, g.id, number)
+				err = a.flows.Mark(sock.FD, g.id, number)
 			}
 		}
 		if err != nil {

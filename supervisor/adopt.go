@@ -17,6 +17,7 @@ import (
 	"github.com/baton-mesh/baton/proxy/keys"
 	"github.com/baton-mesh/baton/proxy/ledger"
 	"github.com/baton-mesh/baton/supervisor/spawn"
+	"github.com/baton-mesh/baton/supervisor/steer"
 )
 
 // This file takes over what a supervisor that died, or gave way, has left. Its
@@ -111,7 +112,7 @@ func recipeFrom(r *stateRecipe, prefix string, left map[string]int) (_ *recipe, 
 		unix.Close(text)
 		return nil, -1, err
 	}
-	return &recipe{config: c, configPath: r.Config, addresses: addressesOf(c), binary: spawn.From(r.Binary, binary, r.Stamp), account: spawn.Account{UID: r.UID, GID: r.GID}}, text, nil
+	return &recipe{config: c, configPath: r.Config, addresses: steer.AddressesOf(c), binary: spawn.From(r.Binary, binary, r.Stamp), account: spawn.Account{UID: r.UID, GID: r.GID}}, text, nil
 }
 
 func readConfig(fd int) (*config.Config, error) {
@@ -142,10 +143,10 @@ func (s *Supervisor) regain(g *generation, was stateGeneration, left map[string]
 			return err
 		}
 	}
-	sockets := map[string][]socket{}
+	sockets := steer.Sockets{}
 	defer func() {
 		if err != nil {
-			closeAll(sockets)
+			sockets.Close()
 			what.binary.Close()
 			unix.Close(text)
 		}
@@ -159,7 +160,7 @@ func (s *Supervisor) regain(g *generation, was stateGeneration, left map[string]
 						return fmt.Errorf("its socket of listener %s: %w", listener, err)
 					}
 				}
-				sock := socket{fd, cookie}
+				sock := steer.Socket{FD: fd, Cookie: cookie}
 				sockets[listener] = append(sockets[listener], sock)
 				if is, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE); err != nil || is != cookie {
 					return fmt.Errorf("its socket of listener %s is another: %v", listener, err)
@@ -195,7 +196,7 @@ func (s *Supervisor) guessRecipe(g *generation, r *stateRecipe) (*recipe, error)
 	if err != nil {
 		return nil, err
 	}
-	return &recipe{config: s.config, configPath: r.Config, addresses: addressesOf(s.config), binary: binary, account: spawn.Account{UID: r.UID, GID: r.GID}}, nil
+	return &recipe{config: s.config, configPath: r.Config, addresses: steer.AddressesOf(s.config), binary: binary, account: spawn.Account{UID: r.UID, GID: r.GID}}, nil
 }
 
 // fdOf duplicates the socket with this cookie from a process (pidfd_getfd(2)).
@@ -283,8 +284,8 @@ func (s *Supervisor) adopt() {
 		s.protect(g)
 		s.count(g, true)
 		// The tables were pinned, or they are fresh and know nobody.
-		if in, all, err := s.steering.inSlot(g); err == nil && in < all {
-			if err := s.steering.fill(g.slot, g.recipe.config, g.sockets); err != nil {
+		if in, all, err := s.inSlot(g); err == nil && in < all {
+			if err := s.steering.Fill(g.slot, g.recipe.config, g.sockets); err != nil {
 				s.log.Error("a generation's sockets are in no slot", "generation", g.id, "error", err)
 			}
 		}
@@ -316,17 +317,15 @@ func (s *Supervisor) adopt() {
 // out of the tables, so that QUIC clients of theirs hear that their connections are
 // lost. Of a leftover the slot is not known. s.mu is held.
 func (s *Supervisor) emptyDead() {
-	if !s.steering.chooses() || slices.ContainsFunc(s.generations, (*generation).leftover) {
+	if !s.steering.Chooses() || slices.ContainsFunc(s.generations, (*generation).leftover) {
 		return
 	}
 	for slot, g := range s.slots {
 		if g != nil {
 			continue
 		}
-		s.steering.empty(uint8(slot))
-		if d := s.steering.datagramGroups(); d != nil {
-			d.dead(uint8(slot))
-		}
+		s.steering.Empty(uint8(slot))
+		s.steering.EmptyDatagrams(uint8(slot))
 	}
 }
 
@@ -334,8 +333,8 @@ func (s *Supervisor) emptyDead() {
 func (s *Supervisor) readShift() {
 	serves := func(g *generation) bool { return g != nil && g.alive() && !g.told && g.state != Starting }
 	var word reuseport.Shift
-	if by, ok := s.steering.(*steering); ok {
-		word = by.node.Shift(reuseport.All)
+	if by, ok := s.steering.(*steer.BPF); ok {
+		word = by.SharedShift()
 	}
 	if word.Salt == 0 {
 		// Nobody has served yet, the tables are fresh, or sockets are shared: then

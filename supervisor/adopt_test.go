@@ -13,16 +13,17 @@ import (
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/supervisor/spawn"
+	"github.com/baton-mesh/baton/supervisor/steer"
 )
 
-// shiftsOnly is a steerer of which an adoption needs no more than this.
+// shiftsOnly is a steering of which an adoption needs no more than this.
 type shiftsOnly struct {
-	steerer
+	steer.Steering
 	exclusive bool
 }
 
-func (s shiftsOnly) chooses() bool                                         { return s.exclusive }
-func (s shiftsOnly) shift(_ reuseport.Shift, _ map[string]reuseport.Shift) {}
+func (s shiftsOnly) Chooses() bool                                         { return s.exclusive }
+func (s shiftsOnly) Shift(_ reuseport.Shift, _ map[string]reuseport.Shift) {}
 
 func sleeper() *exec.Cmd { return exec.Command("sleep", "600") }
 

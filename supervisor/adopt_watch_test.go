@@ -12,16 +12,19 @@ import (
 	"github.com/baton-mesh/baton/supervisor/idkeys"
 	"github.com/baton-mesh/baton/supervisor/notify"
 	"github.com/baton-mesh/baton/supervisor/spawn"
+	"github.com/baton-mesh/baton/supervisor/steer"
 )
 
-// noSockets is a steerer for generations without listeners.
+// noSockets is a steering for generations without listeners.
 type noSockets struct{ shiftsOnly }
 
-func (noSockets) inSlot(*generation) (in, all int, err error) { return 0, 0, nil }
-func (noSockets) empty(uint8)                                 {}
-func (noSockets) fence() error                                { return nil }
-func (noSockets) datagramGroups() *datagrams                  { return nil }
-func (noSockets) counts(int) (reuseport.Counts, error)        { return reuseport.Counts{}, nil }
+func (noSockets) Empty(uint8)                          {}
+func (noSockets) EmptyDatagrams(uint8)                 {}
+func (noSockets) Fence() error                         { return nil }
+func (noSockets) Counts(int) (reuseport.Counts, error) { return reuseport.Counts{}, nil }
+func (noSockets) InSlot(uint8, *config.Config, steer.Sockets) (in, all int, err error) {
+	return 0, 0, nil
+}
 
 // adopting makes a supervisor that finds these generations.
 func adopting(t *testing.T, found ...*generation) *Supervisor {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/supervisor/idkeys"
+	"github.com/baton-mesh/baton/supervisor/steer"
 	"github.com/baton-mesh/baton/supervisor/store"
 	"github.com/baton-mesh/baton/supervisor/trace"
 )
@@ -110,7 +111,7 @@ type Status struct {
 	Waiting     uint64             `json:"waiting,omitempty"` // the id of the one that waits
 	Last        *Result            `json:"last,omitempty"`
 	Listeners   []ListenerStatus   `json:"listeners"`
-	Slots       []SlotRuns         `json:"slots"`
+	Slots       []steer.SlotRuns   `json:"slots"`
 	Drained     Drained            `json:"drained"`
 	Guard       GuardStatus        `json:"guard"`
 	TCPOption   map[string]uint64  `json:"tcp_option,omitempty"` // events of the option with the node's number; none: it is off, or nothing came yet
@@ -212,11 +213,4 @@ type ListenerStatus struct {
 	Flows map[string]uint64 `json:"flows,omitempty"`
 	// Dropped counts segments that its sockets let fall, of all generations: see QueueStatus.
 	Dropped uint64 `json:"dropped,omitempty"`
-}
-
-// SlotRuns are the runs that ended in one slot, over all listeners; slot -1
-// stands for none.
-type SlotRuns struct {
-	Slot    int               `json:"slot"`
-	Reasons map[string]uint64 `json:"reasons"`
 }

@@ -9,14 +9,15 @@ import (
 
 	"github.com/baton-mesh/baton/bpf/flows"
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/steer"
 )
 
 // askEach probes each listener of a generation that serves, once; of thousands a
 // sample. A listener whose connections are bounded is left out: at its bound a
 // client waits, and that is no fault. So is one of datagrams, which have no answer.
 func (s *Supervisor) askEach(ctx context.Context, g *generation) error {
-	by, ok := s.steering.(*steering)
-	if !ok || !by.attach {
+	by, ok := s.steering.(*steer.BPF)
+	if !ok || !by.Attached() {
 		return nil // a probe could reach anybody
 	}
 	probes, probing := errgroup.WithContext(ctx)
@@ -36,7 +37,7 @@ func (s *Supervisor) askEach(ctx context.Context, g *generation) error {
 	return probes.Wait()
 }
 
-func (s *Supervisor) ask(ctx context.Context, by *steering, g *generation, conf config.Listener) error {
+func (s *Supervisor) ask(ctx context.Context, by *steer.BPF, g *generation, conf config.Listener) error {
 	if conf.HTTP3 {
 		if err := s.probeHTTP3(ctx, by, g, conf); err != nil {
 			return fmt.Errorf("HTTP/3: %w", err)
@@ -73,7 +74,7 @@ func (s *Supervisor) ask(ctx context.Context, by *steering, g *generation, conf 
 // taken is how many flows a generation has accepted on a listener, as far as
 // that is counted, and how many wait to be.
 func (s *Supervisor) taken(g *generation, listener string) (taken int64, waiting int, err error) {
-	q, err := s.steering.waiting(map[string][]socket{listener: g.sockets[listener]})
+	q, err := s.queueLengths(steer.Sockets{listener: g.sockets[listener]})
 	if err != nil {
 		return 0, 0, err
 	}

@@ -5,6 +5,7 @@ import (
 
 	"github.com/baton-mesh/baton/bpf/flows"
 	"github.com/baton-mesh/baton/bpf/reuseport"
+	"github.com/baton-mesh/baton/supervisor/steer"
 )
 
 // balance is what the kernel and a generation have counted of one listener, from
@@ -23,7 +24,7 @@ func (w *watch) readOwn(g *generation, sd *side, counts map[string]flows.Counts)
 	if err != nil {
 		return err
 	}
-	if w.s.steering.chooses() {
+	if w.s.steering.Chooses() {
 		sd.queues = found
 	}
 	balances := map[string]balance{}
@@ -140,7 +141,7 @@ func (w *watch) auditAll() bool {
 func (w *watch) books(listeners []string) (map[string]balance, error) {
 	g := w.candidate
 	all := make(map[string]balance, len(listeners))
-	asked := make(map[string][]socket, len(listeners))
+	asked := make(steer.Sockets, len(listeners))
 	for _, name := range listeners {
 		counts, err := w.s.accounts.on(g, name)
 		if err != nil {
@@ -149,7 +150,7 @@ func (w *watch) books(listeners []string) (map[string]balance, error) {
 		all[name] = balance{established: counts[flows.Established]}
 		asked[name] = g.sockets[name]
 	}
-	queued, err := w.s.steering.queued(asked)
+	queued, err := w.s.steering.Queued(asked)
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +164,7 @@ func (w *watch) books(listeners []string) (map[string]balance, error) {
 			continue
 		}
 		for _, sock := range asked[l.Name] {
-			b.queued += uint64(queued[sock.cookie].ToAccept)
+			b.queued += uint64(queued[sock.Cookie].ToAccept)
 		}
 		b.accepted = l.Flows.Accepted
 		all[l.Name] = b

@@ -9,6 +9,7 @@ import (
 
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/supervisor/ports"
+	"github.com/baton-mesh/baton/supervisor/steer"
 )
 
 const (
@@ -51,18 +52,18 @@ func (s *Supervisor) contain(ctx context.Context) {
 
 // left counts the sockets that a generation has given up.
 func (s *Supervisor) left(g *generation, stalls stalls) (int, error) {
-	in, all, err := s.steering.inSlot(g)
+	in, all, err := s.inSlot(g)
 	if err != nil || in < all {
 		return all - in, err
 	}
-	queued, err := s.steering.queued(g.sockets)
+	queued, err := s.steering.Queued(g.sockets)
 	if err != nil {
 		return 0, err
 	}
 	abandoned := 0
 	for _, conf := range g.recipe.config.Listeners {
 		for _, sock := range g.sockets[conf.Name] {
-			if !stalls.stalled(g, sock.cookie, queued[sock.cookie].ToAccept) {
+			if !stalls.stalled(g, sock.Cookie, queued[sock.Cookie].ToAccept) {
 				continue
 			}
 			held, err := s.holdsSocket(g, conf, sock)
@@ -80,7 +81,7 @@ func (s *Supervisor) left(g *generation, stalls stalls) (int, error) {
 // holdsSocket reports whether a generation has a descriptor of a socket. It
 // says yes where /proc does not show the descriptors of another user's process
 // (a container without CAP_SYS_PTRACE).
-func (s *Supervisor) holdsSocket(g *generation, conf config.Listener, sock socket) (bool, error) {
+func (s *Supervisor) holdsSocket(g *generation, conf config.Listener, sock steer.Socket) (bool, error) {
 	if _, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", g.process.PID)); err != nil {
 		return true, nil
 	}
@@ -89,7 +90,7 @@ func (s *Supervisor) holdsSocket(g *generation, conf config.Listener, sock socke
 		return false, err
 	}
 	for _, h := range holders {
-		if h.Cookie == sock.cookie {
+		if h.Cookie == sock.Cookie {
 			return slices.ContainsFunc(h.Processes, func(p ports.Process) bool { return s.belongs(p.PID, g) }), nil
 		}
 	}

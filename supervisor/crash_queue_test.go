@@ -41,7 +41,7 @@ func TestQueueOfACrashedGeneration(t *testing.T) {
 		}
 		g := n.current()
 		eventually(t, "probes are accepted", func() bool {
-			q, err := n.s.steering.waiting(g.sockets)
+			q, err := n.s.queueLengths(g.sockets)
 			return err == nil && q == QueueLengths{}
 		})
 		freeze(t, g)
@@ -57,7 +57,7 @@ func TestQueueOfACrashedGeneration(t *testing.T) {
 			}()
 		}
 		eventually(t, "all clients wait in its queue", func() bool {
-			q, err := n.s.steering.waiting(g.sockets)
+			q, err := n.s.queueLengths(g.sockets)
 			return err == nil && q.ToAccept == clients
 		})
 		syscall.Kill(g.process.PID, syscall.SIGKILL)

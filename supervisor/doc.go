@@ -17,4 +17,9 @@
 //   - A generation is told to stop only when the kernel shows that nothing is
 //     queued for it, or after the wait that [halfOpenWait] bounds.
 //   - What a successor of this process needs is in the state file before it happens.
+//
+// The stages are validate.go to verify.go, in the order that release.go gives; drain.go
+// and reap.go follow. watch.go, gates.go and conservation.go find the verdict. adopt.go
+// takes over what an earlier supervisor left; state.go and keep.go see to it that there
+// is something to take. How a new flow finds its generation is the business of package steer.
 package supervisor

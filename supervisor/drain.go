@@ -81,7 +81,7 @@ func (s *Supervisor) drain(g *generation, timeout time.Duration, traced *tracedE
 	// Ours first: when the generation closes its own, the last copy is gone and
 	// the kernel hands on what is left.
 	if !g.leftover() {
-		s.steering.empty(g.slot)
+		s.steering.Empty(g.slot)
 		g.closeSockets()
 	}
 	told = told && s.wasTold(g)
@@ -159,7 +159,7 @@ func (s *Supervisor) dropSpare(g *generation) {
 func (s *Supervisor) steered(g *generation) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.steering.chooses() && s.shift.current != nil && !s.owns(g)
+	return s.steering.Chooses() && s.shift.current != nil && !s.owns(g)
 }
 
 // emptyQueues (docs/decisions/003) waits until nothing is queued for a generation that gets no new
@@ -167,7 +167,7 @@ func (s *Supervisor) steered(g *generation) bool {
 func (s *Supervisor) emptyQueues(g *generation, end <-chan time.Time) {
 	// After the fence no packet is on its way to it by the old shift, and every
 	// SYN that was has become a half-open connection that can be counted.
-	if err := s.steering.fence(); err != nil {
+	if err := s.steering.Fence(); err != nil {
 		s.log.Error("fence", "error", err)
 	}
 	if g.unfit.Load() {
@@ -178,7 +178,7 @@ func (s *Supervisor) emptyQueues(g *generation, end <-chan time.Time) {
 		return q.HalfOpen == 0 || time.Since(begin) > halfOpenWait
 	})
 	// A handshake that finishes leaves the one count before it enters the other.
-	if err := s.steering.fence(); err != nil {
+	if err := s.steering.Fence(); err != nil {
 		s.log.Error("fence", "error", err)
 	}
 	begin = time.Now()
@@ -198,7 +198,7 @@ func (s *Supervisor) pollQueues(g *generation, end <-chan time.Time, enough func
 	tick := time.NewTicker(queuePoll)
 	defer tick.Stop()
 	for {
-		q, err := s.steering.waiting(g.sockets)
+		q, err := s.queueLengths(g.sockets)
 		if err != nil {
 			s.log.Error("read the queues of a draining generation", "generation", g.id, "error", err)
 			return q

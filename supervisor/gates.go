@@ -47,7 +47,7 @@ func (w *watch) sockets() Finding {
 	if !g.alive() {
 		return unjudged("the candidate has ended")
 	}
-	in, all, err := w.s.steering.inSlot(g)
+	in, all, err := w.s.inSlot(g)
 	switch {
 	case err != nil:
 		return unclear("the slots cannot be read: %v", err)

@@ -15,8 +15,8 @@ import (
 	"time"
 
 	"github.com/baton-mesh/baton/bpf/flows"
-	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/steer"
 )
 
 // fineFor is how many requests a bad generation answers before it is bad: the
@@ -138,12 +138,12 @@ func TestBadGenerations(t *testing.T) {
 func (n *node) misroute(slot uint8) net.Conn {
 	n.t.Helper()
 	to := netip.MustParseAddrPort(n.addr)
-	node := n.s.steering.(*steering).node
+	by := n.s.steering.(*steer.BPF)
 	var from netip.AddrPort
 	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) (err error) {
 		c.Control(func(fd uintptr) {
 			if from, err = claimSource(int(fd), to); err == nil {
-				err = node.Steer(from, slot)
+				err = by.Steer(from, slot)
 			}
 		})
 		return err
@@ -153,7 +153,7 @@ func (n *node) misroute(slot uint8) net.Conn {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	n.t.Cleanup(func() { conn.Close(); node.Unsteer(from) })
+	n.t.Cleanup(func() { conn.Close(); by.Unsteer(from) })
 	return conn
 }
 
@@ -214,15 +214,15 @@ func TestMisroutedFlowIsFound(t *testing.T) {
 func TestShiftThatNobodyOrderedIsFound(t *testing.T) {
 	n := serve(t, conf(t, "serve"))
 	r := n.inVerify(n.like("serve", long))
-	tables := n.s.steering.(*steering).node
-	to := tables.Shift(reuseport.All)
+	by := n.s.steering.(*steer.BPF)
+	to := by.SharedShift()
 	to.Current = r.previous.slot
 	for done := false; !done; {
 		select {
 		case <-r.done:
 			done = true
 		case <-time.After(20 * time.Millisecond):
-			tables.SetShift(reuseport.All, to)
+			by.Shift(to, nil)
 			if c, err := net.Dial("tcp", n.addr); err == nil {
 				c.Close()
 			}
@@ -284,7 +284,7 @@ func TestUncountedFlowIsInconclusive(t *testing.T) {
 	r, ready := n.inStart(t)
 	// Its sockets lose their mark: what comes to them is counted for nobody.
 	for _, sock := range r.candidate.sockets["web"] {
-		if err := n.s.accounts.flows.Mark(sock.fd, 1<<40, 1); err != nil {
+		if err := n.s.accounts.flows.Mark(sock.FD, 1<<40, 1); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/supervisor/cgroup"
 	"github.com/baton-mesh/baton/supervisor/spawn"
+	"github.com/baton-mesh/baton/supervisor/steer"
 	"github.com/baton-mesh/baton/supervisor/trace"
 )
 
@@ -58,7 +59,7 @@ const (
 type recipe struct {
 	config     *config.Config
 	configPath string // what to call it
-	addresses  addresses
+	addresses  steer.Addresses
 	binary     *spawn.Binary
 	account    spawn.Account
 }
@@ -96,8 +97,8 @@ type generation struct {
 	socketOnce sync.Once
 	removeOnce sync.Once
 	dead       atomic.Bool
-	sockets    map[string][]socket // our copies, until socketOnce closes them
-	datagrams  map[string][]socket // UDP: our copies, until datagramOnce closes them
+	sockets    steer.Sockets // our copies, until socketOnce closes them
+	datagrams  steer.Sockets // UDP: our copies, until datagramOnce closes them
 
 	datagramOnce sync.Once
 
@@ -134,11 +135,11 @@ type generation struct {
 }
 
 // socketsOf are its listening sockets on some listeners; nil: on all.
-func (g *generation) socketsOf(listeners []string) map[string][]socket {
+func (g *generation) socketsOf(listeners []string) steer.Sockets {
 	if listeners == nil {
 		return g.sockets
 	}
-	some := map[string][]socket{}
+	some := steer.Sockets{}
 	for _, name := range listeners {
 		some[name] = g.sockets[name]
 	}
@@ -163,13 +164,13 @@ func (g *generation) closeSockets() {
 		if g.dropped != nil {
 			g.dropped()
 		}
-		closeAll(g.sockets)
+		g.sockets.Close()
 	})
 	g.closeDatagrams()
 }
 
 // closeDatagrams leaves the UDP sockets to the process alone.
-func (g *generation) closeDatagrams() { g.datagramOnce.Do(func() { closeAll(g.datagrams) }) }
+func (g *generation) closeDatagrams() { g.datagramOnce.Do(func() { g.datagrams.Close() }) }
 
 // squeeze ends the drain as soon as the generation can be told.
 func (g *generation) squeeze() { g.squeezeMe.Do(func() { close(g.squeezed) }) }

@@ -3,6 +3,7 @@ package supervisor
 import (
 	"github.com/baton-mesh/baton/bpf/guard"
 	"github.com/baton-mesh/baton/supervisor/cgroup"
+	"github.com/baton-mesh/baton/supervisor/steer"
 )
 
 // openGuard keeps generations from changing the groups that their sockets are
@@ -22,10 +23,10 @@ func (s *Supervisor) protect(g *generation) {
 	if s.guard == nil {
 		return
 	}
-	for _, sockets := range []map[string][]socket{g.sockets, g.datagrams} {
+	for _, sockets := range []steer.Sockets{g.sockets, g.datagrams} {
 		for name, workers := range sockets {
 			for _, sock := range workers {
-				if err := s.guard.Protect(sock.fd, g.slot); err != nil {
+				if err := s.guard.Protect(sock.FD, g.slot); err != nil {
 					s.log.Error("a generation's socket is not guarded", "generation", g.id, "listener", name, "error", err)
 				}
 			}

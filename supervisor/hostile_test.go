@@ -321,7 +321,7 @@ func TestSlowIsNotGone(t *testing.T) {
 	all := stalls{}
 	readings := 0
 	for range 10 * (stalledFor + 1) {
-		if all.stalled(g, g.sockets["web"][0].cookie, 5) {
+		if all.stalled(g, g.sockets["web"][0].Cookie, 5) {
 			readings++
 		}
 	}

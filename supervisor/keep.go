@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/baton-mesh/baton/supervisor/keeper"
+	"github.com/baton-mesh/baton/supervisor/steer"
 )
 
 // warden is the supervisor's side of its keeper: what has to outlive it is put
@@ -220,19 +221,32 @@ func keptTables(left map[string]int) map[string]int {
 	return tables
 }
 
+// keptSockets are the first sockets of listeners among what a keeper holds, by listener.
+func keptSockets(left map[string]int) map[string][]int {
+	sockets := map[string][]int{}
+	for name, fd := range left {
+		if _, socket, ok := strings.Cut(name, "/socket/"); ok {
+			if listener, first := strings.CutSuffix(socket, "/0"); first {
+				sockets[listener] = append(sockets[listener], fd)
+			}
+		}
+	}
+	return sockets
+}
+
 // keep puts what is a generation's with the keeper, before anybody depends on it.
 func (s *Supervisor) keep(g *generation) {
 	fds := map[string]int{keptOf(g.id, "binary"): g.recipe.binary.FD(), keptOf(g.id, "config"): g.text}
 	for name, workers := range g.sockets {
 		for w, sock := range workers {
-			fds[keptSocket(g.id, name, w)] = sock.fd
+			fds[keptSocket(g.id, name, w)] = sock.FD
 		}
 	}
 	if g.book != nil {
 		fds[keptOf(g.id, "ledger")] = g.book.ledger.FD()
 	}
-	if by, ok := s.steering.(*steering); ok {
-		for name, fd := range by.node.Tables() { // each time: those of datagrams come with the first that takes any
+	if by, ok := s.steering.(*steer.BPF); ok {
+		for name, fd := range by.Tables() { // each time: those of datagrams come with the first that takes any
 			fds[keptTable+name] = fd
 		}
 	}

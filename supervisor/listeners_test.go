@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/steer"
 )
 
 // manyListeners is how many there are in the tests of many: more than are asked
@@ -131,10 +132,9 @@ func TestProbeLeavesItsPortToListeners(t *testing.T) {
 	unix.Shutdown(fd, unix.SHUT_WR) // the first to close is left in TIME_WAIT
 	unix.Read(fd, make([]byte, 1))
 	unix.Close(fd)
-	s, err := bind(config.Listener{Name: "new", Address: from.String()}, true)
+	s, err := steer.OpenTakeover(&config.Config{Listeners: []config.Listener{{Name: "new", Address: from.String()}}}, nil, nil, n.s.log)
 	if err == nil {
-		err = s.listen(1)
-		s.close()
+		err = s.Close()
 	}
 	if err != nil {
 		t.Errorf("listen on %s: %v", from, err)
@@ -145,12 +145,12 @@ func TestProbeLeavesItsPortToListeners(t *testing.T) {
 // it goes to another generation, and the probe tells.
 func TestReachMissesAShutListener(t *testing.T) {
 	n := serve(t, conf(t, "serve", onePort(t, 3)))
-	by := n.s.steering.(*steering)
+	by := n.s.steering.(*steer.BPF)
 	g := n.s.serving()[0]
 	if err := n.s.reachAll(t.Context(), by, g, n.conf.Listeners); err != nil {
 		t.Fatal(err)
 	}
-	unix.Shutdown(g.sockets["l1"][0].fd, unix.SHUT_RD)
+	unix.Shutdown(g.sockets["l1"][0].FD, unix.SHUT_RD)
 	err := n.s.reachAll(t.Context(), by, g, n.conf.Listeners)
 	if want := "2 of 3 connections reached the candidate"; err == nil || err.Error() != want {
 		t.Errorf("%v, want %q", err, want)

@@ -1,43 +1,22 @@
 package supervisor
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 
-	"github.com/baton-mesh/baton/bpf/iter"
-	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/config"
-	"github.com/baton-mesh/baton/supervisor/doctor"
 	"github.com/baton-mesh/baton/supervisor/spawn"
+	"github.com/baton-mesh/baton/supervisor/steer"
 )
-
-// chooseSteering turns what the configuration asks for into the mode that runs,
-// with the reason where that is not the best there is. Asked for in words, a
-// mode is taken or refused; only auto gives way.
-func chooseSteering(want config.Steering) (mode config.Steering, why string, err error) {
-	switch want {
-	case config.SteeringTakeover:
-		return config.SteeringTakeover, "the configuration says so", nil
-	case config.SteeringBPF:
-		return config.SteeringBPF, "", doctor.Missing()
-	}
-	lack := doctor.Missing()
-	for _, try := range []func() error{reuseport.Supported, iter.Supported} {
-		if lack == nil {
-			lack = try()
-		}
-	}
-	if lack != nil {
-		return config.SteeringTakeover, lack.Error(), nil
-	}
-	return config.SteeringBPF, "", nil
-}
 
 // openSteerer opens the mode that was chosen.
 func (s *Supervisor) openSteerer(mode config.Steering, attach bool) error {
 	if mode == config.SteeringTakeover {
-		shared, err := openTakeover(s.config, s.generations, s.unclaimed, s.log)
+		shared, err := steer.OpenTakeover(s.config, s.leftToShare(), keptSockets(s.unclaimed), s.log)
 		if err != nil {
 			return err
 		}
@@ -52,12 +31,15 @@ func (s *Supervisor) openSteerer(mode config.Steering, attach bool) error {
 		return nil
 	}
 	var err error
-	if s.pins, err = pinDir(instanceName(s.config.RuntimeDir)); err != nil {
+	if s.pins, err = steer.MountPins(instanceName(s.config.RuntimeDir)); err != nil {
 		s.log.Warn("nothing is pinned: the tables cannot be inspected from outside", "reason", err)
 	}
 	s.openTCPOption(s.pins)
 	again := slices.ContainsFunc(s.generations, func(g *generation) bool { return !g.leftover() })
-	by, err := openSteering(s.adoptedListeners(), s.numberInIDs(), s.ids, s.pins, attach, again, keptTables(s.unclaimed), s.tell)
+	by, err := steer.OpenBPF(steer.Options{
+		Listeners: s.adoptedListeners(), ServerID: s.numberInIDs(), Keys: s.ids, Pins: s.pins, Unsteered: !attach,
+		Again: again, Kept: keptTables(s.unclaimed), Mark: s.tell,
+	})
 	if err != nil {
 		return fmt.Errorf("steering: %w (`baton doctor` says what this machine lacks)", err)
 	}
@@ -67,11 +49,49 @@ func (s *Supervisor) openSteerer(mode config.Steering, attach bool) error {
 	return nil
 }
 
+// leftToShare are the generations of an earlier supervisor, whose sockets takeover
+// mode goes on with.
+func (s *Supervisor) leftToShare() (all []steer.Left) {
+	for _, g := range s.generations {
+		all = append(all, steer.Left{Generation: g.id, Serving: g.state == Serving, Process: g.process, Sockets: g.sockets})
+	}
+	return all
+}
+
+// inSlot reports how many of a generation's listening sockets are where they were put.
+func (s *Supervisor) inSlot(g *generation) (in, all int, err error) {
+	return s.steering.InSlot(g.slot, g.recipe.config, g.sockets)
+}
+
+// queueLengths sums up what is queued on some listening sockets.
+func (s *Supervisor) queueLengths(sockets steer.Sockets) (sum QueueLengths, err error) {
+	found, err := s.steering.Queued(sockets)
+	for _, q := range found {
+		sum.HalfOpen += q.HalfOpen
+		sum.ToAccept += q.ToAccept
+	}
+	return sum, err
+}
+
 // account is whom a generation runs as. Takeover mode does without root, and
 // then there is no choice.
 func (s *Supervisor) account(user string) (spawn.Account, error) {
-	if os.Geteuid() != 0 && s.steering.mode() == config.SteeringTakeover {
+	if os.Geteuid() != 0 && s.steering.Mode() == config.SteeringTakeover {
 		return spawn.Account{UID: os.Geteuid(), GID: os.Getegid()}, nil
 	}
 	return spawn.LookUpAccount(user)
+}
+
+// instanceName names pins and cgroups after a runtime directory. The BPF file
+// system allows no dots; the hash keeps /run/a-b and /run/a.b apart.
+func instanceName(runtimeDir string) string {
+	dir := filepath.Clean(runtimeDir)
+	sum := sha256.Sum256([]byte(dir))
+	readable := strings.Map(func(r rune) rune {
+		if 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' {
+			return r
+		}
+		return '-'
+	}, strings.Trim(dir, "/"))
+	return fmt.Sprintf("%.40s-%x", readable, sum[:4])
 }

@@ -97,7 +97,7 @@ func TestDrainIsBroughtForward(t *testing.T) {
 	defer conn.Close()
 	conn.Write([]byte("GET /for-ever HTTP/1.1\r\nHost: test\r\n\r\n"))
 	eventually(t, "the request is there", func() bool {
-		q, err := n.s.steering.waiting(n.s.serving()[0].sockets)
+		q, err := n.s.queueLengths(n.s.serving()[0].sockets)
 		return err == nil && q.ToAccept == 0
 	})
 	if res := n.release(n.conf, Request{NoVerify: true}); res.Outcome != Passed {

@@ -22,6 +22,7 @@ import (
 
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/steer"
 	"github.com/baton-mesh/baton/supervisor/trace"
 )
 
@@ -38,12 +39,12 @@ const (
 // steering program sends to the candidate alone, and believes the kernel's
 // counters, not the answer, on who was reached.
 func (s *Supervisor) probe(ctx context.Context, r *release) error {
-	by, ok := s.steering.(*steering)
+	by, ok := s.steering.(*steer.BPF)
 	if !ok {
 		r.result.Evidence = append(r.result.Evidence, "no probe: takeover mode cannot connect to the candidate alone; it was ready by its own word")
 		return nil
 	}
-	if !by.attach {
+	if !by.Attached() {
 		return nil // a probe could reach anybody
 	}
 	probes, probing := errgroup.WithContext(ctx) // ends when all are done
@@ -73,7 +74,7 @@ func (s *Supervisor) probe(ctx context.Context, r *release) error {
 	return nil
 }
 
-func (s *Supervisor) probeListener(ctx context.Context, by *steering, g *generation, l config.Listener) error {
+func (s *Supervisor) probeListener(ctx context.Context, by *steer.BPF, g *generation, l config.Listener) error {
 	if l.HTTP3 {
 		if err := s.probeHTTP3(ctx, by, g, l); err != nil {
 			return fmt.Errorf("HTTP/3: %w", err)
@@ -82,8 +83,7 @@ func (s *Supervisor) probeListener(ctx context.Context, by *steering, g *generat
 	if !l.Protocol.HasStreams() {
 		return nil // no datagram has an answer that could be waited for
 	}
-	group := by.at(l, false).group
-	before, err := group.Counters()
+	before, err := by.CountsOf(l)
 	if err != nil {
 		return err
 	}
@@ -94,7 +94,7 @@ func (s *Supervisor) probeListener(ctx context.Context, by *steering, g *generat
 	if err := each.Wait(); err != nil {
 		return err
 	}
-	after, err := group.Counters()
+	after, err := by.CountsOf(l)
 	if err != nil {
 		return err
 	}
@@ -109,7 +109,7 @@ func (s *Supervisor) probeListener(ctx context.Context, by *steering, g *generat
 func (s *Supervisor) accepted(ctx context.Context, g *generation) error {
 	late := time.After(probeTimeout)
 	for {
-		q, err := s.steering.waiting(g.sockets)
+		q, err := s.queueLengths(g.sockets)
 		if err != nil || q.ToAccept == 0 {
 			return err
 		}
@@ -125,7 +125,7 @@ func (s *Supervisor) accepted(ctx context.Context, g *generation) error {
 	}
 }
 
-func (s *Supervisor) probeOnce(ctx context.Context, by *steering, g *generation, l config.Listener) (err error) {
+func (s *Supervisor) probeOnce(ctx context.Context, by *steer.BPF, g *generation, l config.Listener) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(s.patience.Load()))
 	defer cancel()
 	ctx, span := s.tracer.Start(ctx, "probe connection")
@@ -168,7 +168,7 @@ func (s *Supervisor) probeOnce(ctx context.Context, by *steering, g *generation,
 
 // dialCandidate opens a connection whose source address is in the probe table
 // before its first packet leaves.
-func dialCandidate(ctx context.Context, by *steering, g *generation, l config.Listener) (net.Conn, error) {
+func dialCandidate(ctx context.Context, by *steer.BPF, g *generation, l config.Listener) (net.Conn, error) {
 	to := probeAddress(l)
 	var from netip.AddrPort
 	d := net.Dialer{Control: func(network, _ string, c syscall.RawConn) error {
@@ -178,17 +178,17 @@ func dialCandidate(ctx context.Context, by *steering, g *generation, l config.Li
 			return err
 		}
 		g.dialed.add(l.Name)
-		return by.node.Steer(from, g.slot)
+		return by.Steer(from, g.slot)
 	}}
 	d.SetMultipathTCP(false)
 	conn, err := d.DialContext(ctx, "tcp", to.String())
 	if err != nil {
 		if from.IsValid() {
-			err = errors.Join(err, by.node.Unsteer(from))
+			err = errors.Join(err, by.Unsteer(from))
 		}
 		return nil, err
 	}
-	return &steeredConn{conn, func() error { return by.node.Unsteer(from) }, false}, nil
+	return &steeredConn{conn, func() error { return by.Unsteer(from) }, false}, nil
 }
 
 // steeredConn is a probe's connection. Its source stays in the probe table until there
@@ -294,4 +294,18 @@ func (g *generation) claims(head http.Header) error {
 		}
 	}
 	return nil
+}
+
+// probeAddress is where a probe connects to reach a listener: its own address,
+// or loopback where it listens on all of them.
+func probeAddress(l config.Listener) netip.AddrPort {
+	addr := l.AddrPort()
+	switch {
+	case !addr.Addr().IsUnspecified():
+		return addr
+	case addr.Addr().Is4():
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), addr.Port())
+	default:
+		return netip.AddrPortFrom(netip.IPv6Loopback(), addr.Port())
+	}
 }

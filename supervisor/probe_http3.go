@@ -14,12 +14,13 @@ import (
 
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/steer"
 )
 
 // probeHTTP3 asks the candidate by HTTP/3 at the public address, from a port that
 // the program sends to it alone. What comes behind its first packets is steered by
 // the connection IDs that it has given, so the answer proves them too.
-func (s *Supervisor) probeHTTP3(ctx context.Context, by *steering, g *generation, l config.Listener) error {
+func (s *Supervisor) probeHTTP3(ctx context.Context, by *steer.BPF, g *generation, l config.Listener) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	to := probeAddress(l)
@@ -30,11 +31,11 @@ func (s *Supervisor) probeHTTP3(ctx context.Context, by *steering, g *generation
 	defer conn.Close()
 	from := conn.LocalAddr().(*net.UDPAddr).AddrPort()
 	from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
-	if err := by.node.Steer(from, g.slot); err != nil {
+	if err := by.Steer(from, g.slot); err != nil {
 		return err
 	}
-	defer by.node.Unsteer(from)
-	before, err := by.node.Counters(int(g.slot))
+	defer by.Unsteer(from)
+	before, err := by.Counts(int(g.slot))
 	if err != nil {
 		return err
 	}
@@ -62,7 +63,7 @@ func (s *Supervisor) probeHTTP3(ctx context.Context, by *steering, g *generation
 	if err := wholeBody(resp); err != nil {
 		return err
 	}
-	after, err := by.node.Counters(int(g.slot))
+	after, err := by.Counts(int(g.slot))
 	switch {
 	case err != nil:
 		return err

@@ -33,11 +33,11 @@ func (s *Supervisor) queuesOf(g *generation) (map[string]QueueStatus, error) {
 	if g.leftover() || len(g.sockets) == 0 {
 		return nil, nil
 	}
-	found, err := s.steering.queued(g.sockets)
+	found, err := s.steering.Queued(g.sockets)
 	if err != nil {
 		return nil, err
 	}
-	all, err := s.steering.moved(g.slot)
+	all, err := s.steering.Moved(g.slot)
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +50,7 @@ func (s *Supervisor) queuesOf(g *generation) (map[string]QueueStatus, error) {
 		now := QueueStatus{Moved: all[name]}
 		seen := 0
 		for _, sock := range workers {
-			q, ok := found[sock.cookie]
+			q, ok := found[sock.Cookie]
 			if !ok {
 				continue
 			}
@@ -109,7 +109,7 @@ func (s *Supervisor) describeQueues(st *Status) {
 		dropped[name] = n
 	}
 	s.accounts.mu.Unlock()
-	shared := !s.steering.chooses()
+	shared := !s.steering.Chooses()
 	for i, g := range s.generations {
 		queues, err := s.queuesOf(g)
 		if err != nil {

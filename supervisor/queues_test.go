@@ -36,7 +36,7 @@ func TestQueueThatRunsOver(t *testing.T) {
 	}
 	connect(backlog + 1)
 	eventually(t, "its queue is full", func() bool {
-		q, err := n.s.steering.waiting(r.candidate.sockets)
+		q, err := n.s.queueLengths(r.candidate.sockets)
 		return err == nil && q.ToAccept == backlog+1
 	})
 	connect(late)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/steer"
 )
 
 const (
@@ -45,13 +46,13 @@ func sample(all []config.Listener) (asked, reached []config.Listener) {
 // reachAll opens and closes a connection on each of some listeners, which the
 // steering program sends to the candidate alone. Whether it accepts them is for
 // the caller to wait for.
-func (s *Supervisor) reachAll(ctx context.Context, by *steering, g *generation, listeners []config.Listener) error {
+func (s *Supervisor) reachAll(ctx context.Context, by *steer.BPF, g *generation, listeners []config.Listener) error {
 	if len(listeners) == 0 {
 		return nil
 	}
 	ctx, span := s.tracer.Start(ctx, "reach listeners")
 	defer span.End()
-	before, err := by.counts(int(g.slot))
+	before, err := by.Counts(int(g.slot))
 	if err != nil {
 		return err
 	}
@@ -74,7 +75,7 @@ func (s *Supervisor) reachAll(ctx context.Context, by *steering, g *generation, 
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	after, err := by.counts(int(g.slot))
+	after, err := by.Counts(int(g.slot))
 	if err != nil {
 		return err
 	}
@@ -86,7 +87,7 @@ func (s *Supervisor) reachAll(ctx context.Context, by *steering, g *generation, 
 
 // reach opens and closes one connection. By system calls alone: what a
 // net.Dialer does beside takes longer than the connection.
-func reach(by *steering, g *generation, l config.Listener) (err error) {
+func reach(by *steer.BPF, g *generation, l config.Listener) (err error) {
 	to := probeAddress(l)
 	family := unix.AF_INET6
 	var sa unix.Sockaddr = &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
@@ -107,11 +108,11 @@ func reach(by *steering, g *generation, l config.Listener) (err error) {
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &timeout); err != nil {
 		return err
 	}
-	if err := by.node.Steer(from, g.slot); err != nil {
+	if err := by.Steer(from, g.slot); err != nil {
 		return err
 	}
 	g.dialed.add(l.Name)
-	defer func() { err = errors.Join(err, by.node.Unsteer(from)) }()
+	defer func() { err = errors.Join(err, by.Unsteer(from)) }()
 	err = unix.Connect(fd, sa)
 	for errors.Is(err, unix.EINTR) { // the runtime's signals interrupt a thread that waits
 		err = unix.Connect(fd, sa)

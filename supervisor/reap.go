@@ -63,11 +63,9 @@ func (s *Supervisor) watch(g *generation) {
 	s.mu.Unlock()
 
 	if !g.leftover() {
-		s.steering.empty(g.slot)
-		if d := s.steering.datagramGroups(); d != nil {
-			d.dead(g.slot)
-		}
-		if err := s.steering.fence(); err != nil {
+		s.steering.Empty(g.slot)
+		s.steering.EmptyDatagrams(g.slot)
+		if err := s.steering.Fence(); err != nil {
 			s.log.Error("fence", "error", err)
 		}
 		if !held {
@@ -151,8 +149,8 @@ func (s *Supervisor) removed(g *generation) {
 
 func (s *Supervisor) remove(g *generation) {
 	g.closeSockets()
-	if d := s.steering.datagramGroups(); d != nil && !g.leftover() {
-		d.dead(g.slot) // again, should it have ended before it was put there
+	if !g.leftover() {
+		s.steering.EmptyDatagrams(g.slot) // again, should it have ended before it was put there
 	}
 	g.process.Close()
 	s.keeper.drop(keptOf(g.id, ""))

@@ -10,6 +10,7 @@ import (
 	oteltrace "go.opentelemetry.io/otel/trace"
 
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/steer"
 )
 
 // A stage is one step of a release. Its undo brings back what was before it,
@@ -55,12 +56,12 @@ type release struct {
 
 	// Guarded by Supervisor.mu.
 	stage   string
-	only    []string      // the listeners that it is of; nil: all
-	ended   time.Time     // zero while it runs
-	wants   addresses     // the listeners that its candidate has or is about to have
-	shifted bool          // flows have been given to the candidate
-	whole   bool          // all of them: the ramp is over
-	resumed chan struct{} // paused until it is closed; nil: it is not
+	only    []string        // the listeners that it is of; nil: all
+	ended   time.Time       // zero while it runs
+	wants   steer.Addresses // the listeners that its candidate has or is about to have
+	shifted bool            // flows have been given to the candidate
+	whole   bool            // all of them: the ramp is over
+	resumed chan struct{}   // paused until it is closed; nil: it is not
 }
 
 // ErrStopping is returned to who asks a stopping supervisor for a release.
@@ -300,8 +301,8 @@ func (s *Supervisor) run(ctx context.Context, r *release) {
 	defer s.mu.Unlock()
 	s.running = nil
 	s.unserved(r)
-	if by, ok := s.steering.(*steering); ok && outcome == Passed {
-		by.rename(r.recipe.config, r.only)
+	if by, ok := s.steering.(*steer.BPF); ok && outcome == Passed {
+		by.Rename(r.recipe.config, r.only)
 	}
 	s.forgetListeners()
 	s.note()

@@ -45,7 +45,7 @@ func (s *Supervisor) shiftOver(ctx context.Context, r *release) error {
 	if r.previous != nil {
 		// What had not been accepted when new flows turned away: it is the
 		// previous generation's to serve, and the drain waits for it.
-		q, err := s.steering.waiting(r.previous.socketsOf(r.only))
+		q, err := s.queueLengths(r.previous.socketsOf(r.only))
 		if err != nil {
 			return err
 		}
@@ -54,12 +54,12 @@ func (s *Supervisor) shiftOver(ctx context.Context, r *release) error {
 	// Those who came when nobody was there, and the last of them who are still
 	// on their way to the sink.
 	if r.previous == nil || !r.previous.fit() {
-		if err := s.steering.fence(); err != nil {
+		if err := s.steering.Fence(); err != nil {
 			return err
 		}
 	}
 	s.handOver()
-	return s.steering.emptySinks()
+	return s.steering.EmptySinks()
 }
 
 // step watches the candidate for as long as a step of the ramp takes.

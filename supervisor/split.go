@@ -282,7 +282,7 @@ func differ(have, want []config.Listener) string {
 			return fmt.Sprintf("listener %s would be added", l.Name)
 		case was.Address != l.Address || was.DualStack != l.DualStack:
 			return fmt.Sprintf("listener %s would move from %s to %s", l.Name, was.Address, l.Address)
-		case !slices.Equal(halves(was), halves(l)):
+		case was.Protocol.HasStreams() != l.Protocol.HasStreams() || was.HasDatagrams() != l.HasDatagrams():
 			return fmt.Sprintf("listener %s would begin or cease to take datagrams or streams", l.Name)
 		}
 		delete(at, l.Name)

@@ -1,6 +1,9 @@
 package supervisor
 
-import "github.com/baton-mesh/baton/bpf/reuseport"
+import (
+	"github.com/baton-mesh/baton/bpf/reuseport"
+	"github.com/baton-mesh/baton/supervisor/steer"
+)
 
 // What the next supervisor has to know of listeners that are split: where their new
 // flows go it reads from the kernel, and from the file only where the kernel knows nothing.
@@ -50,11 +53,11 @@ func (s *Supervisor) byID(ids map[string]uint64) map[string]*generation {
 
 // readOwn learns which listeners have a shift of their own. s.mu is held.
 func (s *Supervisor) readOwn(all reuseport.Shift, serves func(*generation) bool) {
-	by, ok := s.steering.(*steering)
+	by, ok := s.steering.(*steer.BPF)
 	if !ok {
 		return
 	}
-	for name, word := range by.ownWords() {
+	for name, word := range by.OwnShifts() {
 		f := shiftInForce{current: s.slots[word.Current], other: s.slots[word.Other], weight: float64(word.Weight) / 65536, salt: word.Salt}
 		if !serves(f.current) {
 			f.current = nil
@@ -69,23 +72,6 @@ func (s *Supervisor) readOwn(all reuseport.Shift, serves func(*generation) bool)
 		s.own[name] = f
 	}
 	s.settle()
-}
-
-// ownWords are the shifts that listeners have of their own, by name.
-func (s *steering) ownWords() map[string]reuseport.Shift {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	words := map[string]reuseport.Shift{}
-	s.ownShifts = map[uint32]bool{}
-	for number := range s.numbers { // also of an address that nobody has any more
-		s.ownShifts[number] = s.node.Shift(number).Salt != 0
-	}
-	for _, l := range s.listeners {
-		if number := l.group.Number(); s.ownShifts[number] {
-			words[l.conf.Name] = s.node.Shift(number)
-		}
-	}
-	return words
 }
 
 // readLoan goes on with what a rollback would give back. s.mu is held.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/steer"
 )
 
 // three starts a node with the listeners web, a and b.
@@ -210,10 +211,12 @@ func TestMisroutedFlowOfAListenerIsFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "it is watched", func() bool { st := n.s.Status().Release; return st != nil && st.Weight == 0.5 })
-	by := n.s.steering.(*steering)
-	word := by.node.Shift(by.at(n.conf.Listeners[1], false).group.Number())
+	by := n.s.steering.(*steer.BPF)
+	own := by.OwnShifts()
+	word := own["a"]
 	word.Current = word.Other
-	by.node.SetShift(by.at(n.conf.Listeners[2], false).group.Number(), word) // of b
+	own["b"] = word
+	by.Shift(by.SharedShift(), own)
 	if got, err := answers(n.conf.Listeners[2].Address, "/"); got != "2" || err != nil {
 		t.Fatalf("%q, %v", got, err)
 	}
@@ -221,6 +224,5 @@ func TestMisroutedFlowOfAListenerIsFound(t *testing.T) {
 	if res.Outcome != RolledBack || !strings.Contains(res.Reason, "1 flows of listener b reached generation 2") {
 		t.Errorf("%+v", res)
 	}
-	by.node.ClearShift(by.at(n.conf.Listeners[2], false).group.Number())
 	n.wantOwners(1, 1, 1)
 }

@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/baton-mesh/baton/bpf/reuseport"
-	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/proxy/contract"
 	"github.com/baton-mesh/baton/supervisor/spawn"
 	"github.com/baton-mesh/baton/supervisor/trace"
@@ -40,11 +39,11 @@ func (s *Supervisor) start(ctx context.Context, r *release) error {
 	s.mu.Unlock()
 	// In the table before it is ready: the probe needs it there, and a slot
 	// that no shift names gets nothing else.
-	if err := s.steering.fill(g.slot, r.recipe.config, g.sockets); err != nil {
+	if err := s.steering.Fill(g.slot, r.recipe.config, g.sockets); err != nil {
 		return err
 	}
 	if len(g.datagrams) > 0 {
-		if err := s.steering.datagramGroups().fill(g.slot, r.recipe.config, g.datagrams); err != nil {
+		if err := s.steering.FillDatagrams(g.slot, r.recipe.config, g.datagrams); err != nil {
 			return err
 		}
 		g.closeDatagrams()
@@ -108,12 +107,12 @@ func (s *Supervisor) fork(what *recipe) (_ *generation, err error) {
 		ready: make(chan struct{}), extend: make(chan time.Duration, 1),
 		exited: make(chan struct{}), squeezed: make(chan struct{}),
 	}
-	if g.sockets, err = s.steering.bind(what.config); err != nil {
+	if g.sockets, err = s.steering.Bind(what.config); err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil && g.process == nil { // else its end is watched, which gives everything back
-			s.steering.empty(g.slot)
+			s.steering.Empty(g.slot)
 			g.closeSockets()
 			s.accounts.forget(g)
 			s.mu.Lock()
@@ -130,7 +129,7 @@ func (s *Supervisor) fork(what *recipe) (_ *generation, err error) {
 			g.intake.Close()
 		}
 	}()
-	if g.datagrams, err = s.bindDatagrams(what.config); err != nil {
+	if g.datagrams, err = s.steering.BindDatagrams(what.config); err != nil {
 		return nil, err
 	}
 	if err := s.number(g); err != nil {
@@ -183,15 +182,6 @@ func (s *Supervisor) enter(g *generation, p *spawn.Process) error {
 	return nil
 }
 
-// bindDatagrams makes a generation's UDP sockets, where it has any.
-func (s *Supervisor) bindDatagrams(c *config.Config) (map[string][]socket, error) {
-	d := s.steering.datagramGroups()
-	if d == nil {
-		return nil, withoutDatagrams(c, s.steering.mode())
-	}
-	return d.bind(c)
-}
-
 // number gives a generation its number and a slot, on disk before in use.
 func (s *Supervisor) number(g *generation) error {
 	s.mu.Lock()
@@ -218,13 +208,13 @@ func (s *Supervisor) spawn(g *generation) (*spawn.Process, error) {
 	var names []string
 	for _, l := range c.Listeners {
 		for _, sock := range g.sockets[l.Name] {
-			files = append(files, sock.fd)
+			files = append(files, sock.FD)
 			names = append(names, l.Name)
 		}
 	}
 	for _, l := range c.Listeners { // UDP behind TCP
 		for _, sock := range g.datagrams[l.Name] {
-			files = append(files, sock.fd)
+			files = append(files, sock.FD)
 			names = append(names, l.Name+contract.UDPSuffix)
 		}
 	}
@@ -310,7 +300,7 @@ func (s *Supervisor) dismiss(_ context.Context, r *release) error {
 		return nil
 	}
 	s.mu.Lock()
-	drain := (r.shifted || !s.steering.chooses()) && g.alive()
+	drain := (r.shifted || !s.steering.Chooses()) && g.alive()
 	if drain {
 		g.traceEnd(r)
 		s.retire(g, g.recipe.config.Release.DrainTimeout)

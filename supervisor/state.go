@@ -16,6 +16,7 @@ import (
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/supervisor/keeper"
 	"github.com/baton-mesh/baton/supervisor/spawn"
+	"github.com/baton-mesh/baton/supervisor/steer"
 )
 
 // stateVersion is the layout of the state file, splitVersion that of one with listeners
@@ -121,7 +122,7 @@ func (g *generation) record() stateGeneration {
 		st.Recipe, st.Cookies = recordOf(g.recipe), map[string][]uint64{}
 		for name, workers := range g.sockets {
 			for _, sock := range workers {
-				st.Cookies[name] = append(st.Cookies[name], sock.cookie)
+				st.Cookies[name] = append(st.Cookies[name], sock.Cookie)
 			}
 		}
 		if g.stood != nil {
@@ -197,7 +198,7 @@ func MayFollow(runtimeDir string) error {
 			return err
 		}
 	}
-	if err := reuseport.Pinned(filepath.Join(bpffs, "baton", instanceName(runtimeDir))); errors.Is(err, reuseport.ErrLayout) {
+	if err := reuseport.Pinned(steer.Pins(instanceName(runtimeDir))); errors.Is(err, reuseport.ErrLayout) {
 		return err
 	}
 	return nil

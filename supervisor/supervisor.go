@@ -29,6 +29,7 @@ import (
 	"github.com/baton-mesh/baton/supervisor/doctor"
 	"github.com/baton-mesh/baton/supervisor/idkeys"
 	"github.com/baton-mesh/baton/supervisor/notify"
+	"github.com/baton-mesh/baton/supervisor/steer"
 	"github.com/baton-mesh/baton/supervisor/store"
 	"github.com/baton-mesh/baton/supervisor/trace"
 )
@@ -70,7 +71,7 @@ type Supervisor struct {
 	lock     *os.File
 	file     stateFile
 	notify   *notify.Socket
-	steering steerer
+	steering steer.Steering
 	why      string        // this steering and no other; empty: it is the best there is
 	pins     string        // this instance's directory in the BPF file system; empty: none
 	keys     *keys.Page    // what generations share, so that one's TLS tickets are good for the next
@@ -161,7 +162,7 @@ func New(o Options) (_ *Supervisor, err error) {
 	if err := doctor.Files(s.config); err != nil {
 		return nil, err
 	}
-	mode, why, err := chooseSteering(s.config.Steering)
+	mode, why, err := steer.Choose(s.config.Steering)
 	if err != nil {
 		return nil, err
 	}
@@ -215,7 +216,7 @@ func New(o Options) (_ *Supervisor, err error) {
 	if err := s.openAdopted(); err != nil {
 		return nil, err
 	}
-	if s.Adopted() || !s.steering.chooses() {
+	if s.Adopted() || !s.steering.Chooses() {
 		s.forgetLeft()
 	} // else what clients wait in is closed when somebody can take it, see handOver
 	return s, nil
@@ -292,7 +293,7 @@ var (
 func (s *Supervisor) shutdown(timeout time.Duration, hurry <-chan struct{}) {
 	// The sinks first, so that a client that comes now is refused and does not
 	// wait for nobody.
-	s.steering.closeSinks()
+	s.steering.CloseSinks()
 	s.mu.Lock()
 	s.stopping = true
 	live := append([]*generation(nil), s.generations...)
@@ -323,7 +324,7 @@ func (s *Supervisor) abandonLeftovers() {
 	s.generations = slices.DeleteFunc(s.generations, (*generation).leftover)
 	s.mu.Unlock()
 	if before > 0 {
-		s.steering.detach()
+		s.steering.Detach()
 	}
 }
 
@@ -353,7 +354,7 @@ func (s *Supervisor) close() {
 		return
 	}
 	if s.steering != nil {
-		s.steering.close()
+		s.steering.Close()
 	}
 	s.closeGuard()
 	s.closeAccount()
@@ -478,10 +479,10 @@ func (s *Supervisor) applyShift() {
 	if f.current == nil {
 		return
 	}
-	if by, ok := s.steering.(*steering); ok {
-		by.shut(f.addresses()...)
+	if by, ok := s.steering.(*steer.BPF); ok {
+		by.Shut(f.addresses()...)
 	}
-	s.steering.shift(f.word(), s.words())
+	s.steering.Shift(f.word(), s.words())
 }
 
 func newSalt() uint32 { return rand.Uint32() | 1 } // 0 would read as not set
@@ -492,7 +493,7 @@ func (s *Supervisor) Status() Status {
 	defer s.mu.Unlock()
 	st := Status{
 		State: "waiting", Version: s.opts.Version, PID: os.Getpid(),
-		Node: s.config.Node.Name, ServerID: s.config.Node.ServerID, Steering: string(s.steering.mode()), Because: s.why,
+		Node: s.config.Node.Name, ServerID: s.config.Node.ServerID, Steering: string(s.steering.Mode()), Because: s.why,
 		Generations: []GenerationStatus{}, Drained: s.drained, Guard: s.guardStatus(), TCPOption: s.tcpOptionStatus(), ConnectionIDs: s.ids.Status(),
 		Spans: SpanStatus{s.traces.Counts(), s.store.Counts(), s.intakes.Counts()},
 	}
@@ -529,11 +530,14 @@ func (s *Supervisor) Status() Status {
 		last := s.history[n-1]
 		st.Last = &last
 	}
-	s.steering.describe(&st, s.slotsUsed)
-	for i := range st.Listeners {
-		if g := s.shiftOf(strings.TrimSuffix(st.Listeners[i].Name, contract.UDPSuffix)).current; g != nil && !st.Listeners[i].Closed {
-			st.Listeners[i].Generation = g.id
+	listeners, runs := s.steering.Describe(s.slotsUsed)
+	st.Slots = runs
+	for _, l := range listeners {
+		of := ListenerStatus{Name: l.Name, Address: l.Address, Protocol: string(l.Protocol), Closed: l.Closed, Runs: l.Runs}
+		if g := s.shiftOf(strings.TrimSuffix(l.Name, contract.UDPSuffix)).current; g != nil && !l.Closed {
+			of.Generation = g.id
 		}
+		st.Listeners = append(st.Listeners, of)
 	}
 	s.describeFlows(&st)
 	s.describeQueues(&st)

@@ -125,7 +125,7 @@ func TestCandidateKilledAfterTheShift(t *testing.T) {
 		defer conns[i].Close()
 	}
 	eventually(t, "they wait at the candidate", func() bool {
-		q, err := n.s.steering.waiting(r.candidate.sockets)
+		q, err := n.s.queueLengths(r.candidate.sockets)
 		return err == nil && q.ToAccept == len(conns)
 	})
 	syscall.Kill(n.generation(2).PID, syscall.SIGKILL)
@@ -179,7 +179,7 @@ func TestServingGenerationDies(t *testing.T) {
 		go client()
 	}
 	eventually(t, "clients wait in its queue", func() bool {
-		q, err := n.s.steering.waiting(g.sockets)
+		q, err := n.s.queueLengths(g.sockets)
 		return err == nil && q.ToAccept == 20
 	})
 	syscall.Kill(g.process.PID, syscall.SIGKILL)

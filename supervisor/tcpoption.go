@@ -6,6 +6,7 @@ import (
 	"github.com/baton-mesh/baton/bpf/sockops"
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/supervisor/cgroup"
+	"github.com/baton-mesh/baton/supervisor/steer"
 )
 
 // openTCPOption loads what carries the node's number in TCP headers, where the
@@ -42,11 +43,11 @@ func (s *Supervisor) openTCPOption(pins string) {
 
 // tell makes a listening socket write the node's number into its SYN-ACKs. A sink
 // does too: what it answers is served by a generation.
-func (s *Supervisor) tell(sock socket) {
+func (s *Supervisor) tell(sock steer.Socket) {
 	if s.option == nil || !s.config.Node.TCPOption.Tell {
 		return
 	}
-	if err := s.option.Tell(sock.fd); err != nil {
+	if err := s.option.Tell(sock.FD); err != nil {
 		s.log.Error("a listening socket does not tell the node's number", "error", err)
 	}
 }

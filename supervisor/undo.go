@@ -65,7 +65,7 @@ func (s *Supervisor) undoInterrupted(r *stateRelease) {
 // dismissLeft ends a candidate that no shift has named. Where queues are shared it
 // may have flows all the same. s.mu is held.
 func (s *Supervisor) dismissLeft(g *generation) {
-	if s.steering.chooses() {
+	if s.steering.Chooses() {
 		g.stopping = true
 		g.kill()
 		return

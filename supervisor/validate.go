@@ -18,6 +18,7 @@ import (
 	"github.com/baton-mesh/baton/proxy/contract"
 	"github.com/baton-mesh/baton/supervisor/ports"
 	"github.com/baton-mesh/baton/supervisor/spawn"
+	"github.com/baton-mesh/baton/supervisor/steer"
 )
 
 // checkTimeout bounds a generation's check of its own configuration.
@@ -45,7 +46,7 @@ func (s *Supervisor) validate(ctx context.Context, r *release) error {
 	if err := s.sameNode(r.recipe.config); err != nil {
 		return err
 	}
-	if err := s.steering.refuse(r); err != nil {
+	if err := s.steering.Refuse(steer.Asked{Config: r.recipe.config, Some: r.only != nil, Ramp: r.ramp()}); err != nil {
 		return err
 	}
 	if err := s.splitable(r); err != nil {
@@ -106,7 +107,7 @@ func (s *Supervisor) cook(c *config.Config, path string, req Request) (*recipe, 
 	if err != nil {
 		return nil, fmt.Errorf("binary: %w", err)
 	}
-	return &recipe{config: c, configPath: path, addresses: addressesOf(c), binary: binary, account: account}, nil
+	return &recipe{config: c, configPath: path, addresses: steer.AddressesOf(c), binary: binary, account: account}, nil
 }
 
 // reachable reports the directory that keeps an account from the notify socket:
@@ -156,14 +157,14 @@ func (s *Supervisor) refuseStrangers(c *config.Config) error {
 		leftovers[g.process.PID] = g.leftover()
 		for _, workers := range g.sockets {
 			for _, sock := range workers {
-				ours[sock.cookie] = true
+				ours[sock.Cookie] = true
 			}
 		}
 	}
 	s.mu.Unlock()
 
 	unknown, err := ports.Unknown(func(cookie uint64) bool {
-		return ours[cookie] || s.steering != nil && s.steering.known(cookie)
+		return ours[cookie] || s.steering != nil && s.steering.Known(cookie)
 	})
 	if err != nil {
 		return fmt.Errorf("look for others on our ports: %w", err)

@@ -20,7 +20,7 @@ func (s *Supervisor) verify(ctx context.Context, r *release) error {
 	if err := w.step(ctx); err != nil {
 		return err
 	}
-	if !s.steering.chooses() {
+	if !s.steering.Chooses() {
 		r.result.Evidence = append(r.result.Evidence,
 			"the candidate lives and its sockets listen; old and new have accepted from the same queues, and nobody counted which took what")
 	}

@@ -94,7 +94,7 @@ func (s *Supervisor) watchFrom(r *release) (*watch, error) {
 // read adds a reading.
 func (w *watch) read() (err error) {
 	now := reading{at: time.Now(), sides: map[*generation]side{}}
-	if now.none, err = w.s.steering.counts(reuseport.NoSlot); err != nil {
+	if now.none, err = w.s.steering.Counts(reuseport.NoSlot); err != nil {
 		return err
 	}
 	w.s.mu.Lock()
@@ -129,7 +129,7 @@ func (w *watch) read() (err error) {
 				}
 			}
 		}
-		if sd.runs, err = w.s.steering.counts(int(g.slot)); err != nil {
+		if sd.runs, err = w.s.steering.Counts(int(g.slot)); err != nil {
 			return err
 		}
 		if g == w.candidate || g == w.previous {
@@ -340,7 +340,7 @@ func (s *Supervisor) holds(g *generation) error {
 	if !g.alive() {
 		return fmt.Errorf("generation %d ended: %s", g.id, s.exitOf(g))
 	}
-	in, all, err := s.steering.inSlot(g)
+	in, all, err := s.inSlot(g)
 	if err == nil && in < all {
 		err = fmt.Errorf("generation %d has given up %d of its %d listening sockets", g.id, all-in, all)
 	}

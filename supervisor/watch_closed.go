@@ -43,11 +43,11 @@ func (w *watch) shut(out func(g *generation, listener string) bool) error {
 	if len(all)+len(gone) == 0 {
 		return nil
 	}
-	if err := w.s.steering.fence(); err != nil {
+	if err := w.s.steering.Fence(); err != nil {
 		return err
 	}
 	for g := range gone {
-		runs, err := w.s.steering.counts(int(g.slot))
+		runs, err := w.s.steering.Counts(int(g.slot))
 		if err != nil {
 			return err
 		}
@@ -55,11 +55,11 @@ func (w *watch) shut(out func(g *generation, listener string) bool) error {
 	}
 	for g, names := range all {
 		// In this order: a handshake that finishes in between is in both.
-		queued, err := w.s.steering.queued(g.socketsOf(names))
+		queued, err := w.s.steering.Queued(g.socketsOf(names))
 		if err != nil {
 			return err
 		}
-		runs, err := w.s.steering.counts(int(g.slot))
+		runs, err := w.s.steering.Counts(int(g.slot))
 		if err != nil {
 			return err
 		}
@@ -75,7 +75,7 @@ func (w *watch) shut(out func(g *generation, listener string) bool) error {
 		for _, name := range names {
 			at := closedListener{established: counts[name][flows.Established], dialed: g.dialed.on(name)}
 			for _, sock := range g.sockets[name] {
-				at.halfOpen += queued[sock.cookie].HalfOpen
+				at.halfOpen += queued[sock.Cookie].HalfOpen
 			}
 			then.listeners[name] = at
 		}

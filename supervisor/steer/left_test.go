@@ -1,8 +1,11 @@
-package supervisor
+package steer
 
 import (
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -12,20 +15,38 @@ import (
 	"github.com/baton-mesh/baton/supervisor/idkeys"
 )
 
-// reopen is what a supervisor does with the tables of the one before.
-func reopen(t *testing.T, pins string, again bool, all ...config.Listener) (*steering, error) {
+func listens(name, address string) config.Listener {
+	return config.Listener{Name: name, Address: address, Protocol: config.HTTP, Workers: 1, WorkerChoice: config.ByHash, Backlog: 1024}
+}
+
+// port is free on one address, and the kernel gives it to no client.
+func port(t *testing.T) int {
 	t.Helper()
-	return openSteering(all, 7, idkeys.New(idkeys.Options{Log: slog.New(slog.DiscardHandler)}), pins, true, again, nil, func(socket) {})
+	for range 100 {
+		port := 20000 + rand.IntN(10000)
+		if l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.4:%d", port)); err == nil {
+			l.Close()
+			return port
+		}
+	}
+	t.Fatal("no port is free")
+	return 0
+}
+
+// reopen is what a supervisor does with the tables of the one before.
+func reopen(t *testing.T, pins string, again bool, all ...config.Listener) (*BPF, error) {
+	t.Helper()
+	return OpenBPF(Options{Listeners: all, ServerID: 7, Keys: idkeys.New(idkeys.Options{Log: slog.New(slog.DiscardHandler)}), Pins: pins, Again: again})
 }
 
 // A supervisor that cannot have what an earlier one left leaves it as it is: the pins,
 // and the addresses by which generations serve.
 func TestFailedAdoptionTakesNothingAway(t *testing.T) {
-	dir, err := pinDir(instanceName(t.TempDir()))
+	dir, err := MountPins(fmt.Sprintf("steer-test-%d", os.Getpid()))
 	if err != nil {
 		t.Skip(err)
 	}
-	web := listens("web", fmt.Sprintf("127.0.0.4:%d", lowPort(t)))
+	web := listens("web", fmt.Sprintf("127.0.0.4:%d", port(t)))
 	far := listens("far", "192.0.2.1:80") // not this machine's any more
 	first, err := reopen(t, dir, false, web)
 	if err != nil {
@@ -44,7 +65,7 @@ func TestFailedAdoptionTakesNothingAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer third.close()
+	defer third.Close()
 	if n, err := third.node.Number(addressOf(far, false)); n != 9 || err != nil {
 		t.Errorf("number %d, %v", n, err)
 	}
@@ -56,15 +77,15 @@ func TestFailedAdoptionTakesNothingAway(t *testing.T) {
 // Flows of UDP are remembered for as long as the longest that anybody waits for, also
 // where an earlier supervisor knew of less; and QUIC by its IDs.
 func TestAdoptedFlowsAreRemembered(t *testing.T) {
-	dir, err := pinDir(instanceName(t.TempDir()))
+	dir, err := MountPins(fmt.Sprintf("steer-test-%d", os.Getpid()))
 	if err != nil {
 		t.Skip(err)
 	}
-	dgram := listens("dgram", fmt.Sprintf("127.0.0.4:%d", lowPort(t)))
+	dgram := listens("dgram", fmt.Sprintf("127.0.0.4:%d", port(t)))
 	dgram.Protocol, dgram.IdleTimeout = config.UDP, time.Second
 	longer, shorter := dgram, dgram
 	longer.IdleTimeout, shorter.IdleTimeout = time.Minute, time.Millisecond
-	var s *steering
+	var s *BPF
 	for _, l := range []config.Listener{dgram, longer, shorter} {
 		if s, err = reopen(t, dir, s != nil, l); err != nil {
 			t.Fatal(err)
@@ -85,11 +106,11 @@ func TestAdoptedFlowsAreRemembered(t *testing.T) {
 // A shift of its own that an address has left, of whom nobody is alive, is not there
 // for who comes to that address later.
 func TestShiftOfAnAbandonedAddressIsCleared(t *testing.T) {
-	dir, err := pinDir(instanceName(t.TempDir()))
+	dir, err := MountPins(fmt.Sprintf("steer-test-%d", os.Getpid()))
 	if err != nil {
 		t.Skip(err)
 	}
-	web, gone := listens("web", fmt.Sprintf("127.0.0.4:%d", lowPort(t))), listens("gone", "127.0.0.5:80")
+	web, gone := listens("web", fmt.Sprintf("127.0.0.4:%d", port(t))), listens("gone", "127.0.0.5:80")
 	first, err := reopen(t, dir, false, web, gone)
 	if err != nil {
 		t.Fatal(err)
@@ -103,11 +124,11 @@ func TestShiftOfAnAbandonedAddressIsCleared(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer next.close()
-	if words := next.ownWords(); len(words) != 0 {
+	defer next.Close()
+	if words := next.OwnShifts(); len(words) != 0 {
 		t.Errorf("%+v", words)
 	}
-	next.shift(reuseport.Shift{Current: 1, Other: 1, Salt: 1}, nil)
+	next.Shift(reuseport.Shift{Current: 1, Other: 1, Salt: 1}, nil)
 	if word := next.node.Shift(number); word != (reuseport.Shift{}) {
 		t.Errorf("the shift of an address that nobody has is %+v", word)
 	}

@@ -1,4 +1,4 @@
-package supervisor
+package steer
 
 import (
 	"errors"
@@ -11,22 +11,34 @@ import (
 	"github.com/baton-mesh/baton/proxy/config"
 )
 
-// socket is a listening socket of ours: a plain descriptor, never wrapped in a
+// Socket is a socket of a listener: a plain descriptor, never wrapped in a
 // net.Listener or an os.File, which would change its blocking mode for the
 // generation that shares it.
-type socket struct {
-	fd     int
-	cookie uint64 // SO_COOKIE: the kernel's name for it, never used twice
+type Socket struct {
+	FD     int
+	Cookie uint64 // SO_COOKIE: the kernel's name for it, never used twice (socket(7))
+}
+
+// Sockets are those of one generation, by listener, one a worker.
+type Sockets map[string][]Socket
+
+// Close closes all of them.
+func (all Sockets) Close() {
+	for _, workers := range all {
+		for _, s := range workers {
+			s.close()
+		}
+	}
 }
 
 // bind makes a socket bound to the listener's address that may share it with
 // other sockets of this user, not yet listening.
-func bind(l config.Listener, nonblocking bool) (socket, error) {
+func bind(l config.Listener, nonblocking bool) (Socket, error) {
 	// IPPROTO_TCP, not MPTCP: no reuseport program can be attached to that.
 	return bindAs(l, nonblocking, unix.SOCK_STREAM, unix.IPPROTO_TCP)
 }
 
-func bindAs(l config.Listener, nonblocking bool, typ, protocol int) (socket, error) {
+func bindAs(l config.Listener, nonblocking bool, typ, protocol int) (Socket, error) {
 	addr := l.AddrPort()
 	family := unix.AF_INET6
 	typ |= unix.SOCK_CLOEXEC
@@ -38,21 +50,21 @@ func bindAs(l config.Listener, nonblocking bool, typ, protocol int) (socket, err
 	}
 	fd, err := unix.Socket(family, typ, protocol)
 	if err != nil {
-		return socket{}, fmt.Errorf("socket for listener %s: %w", l.Name, err)
+		return Socket{}, fmt.Errorf("socket for listener %s: %w", l.Name, err)
 	}
-	s := socket{fd: fd}
+	s := Socket{FD: fd}
 	err = s.configure(family, addr, l.DualStack)
 	if errors.Is(err, unix.EADDRINUSE) {
 		err = fmt.Errorf("%w (another process holds it, or holds it as another user or without SO_REUSEPORT; `baton doctor` says who)", err)
 	}
 	if err != nil {
 		s.close()
-		return socket{}, fmt.Errorf("listener %s on %s: %w", l.Name, l.Address, err)
+		return Socket{}, fmt.Errorf("listener %s on %s: %w", l.Name, l.Address, err)
 	}
 	return s, nil
 }
 
-func (s *socket) configure(family int, addr netip.AddrPort, dualStack bool) error {
+func (s *Socket) configure(family int, addr netip.AddrPort, dualStack bool) error {
 	options := []struct{ level, name, value int }{
 		{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1},
 		// Connections of a generation that ended linger in TIME_WAIT on this address.
@@ -68,22 +80,22 @@ func (s *socket) configure(family int, addr netip.AddrPort, dualStack bool) erro
 		sa = &unix.SockaddrInet6{Port: int(addr.Port()), Addr: addr.Addr().As16()}
 	}
 	for _, o := range options {
-		if err := unix.SetsockoptInt(s.fd, o.level, o.name, o.value); err != nil {
+		if err := unix.SetsockoptInt(s.FD, o.level, o.name, o.value); err != nil {
 			return fmt.Errorf("setsockopt: %w", err)
 		}
 	}
-	err := unix.Bind(s.fd, sa)
+	err := unix.Bind(s.FD, sa)
 	if errors.Is(err, unix.EACCES) {
 		return fmt.Errorf("bind: %w (ports below net.ipv4.ip_unprivileged_port_start, usually 1024, need CAP_NET_BIND_SERVICE)", err)
 	}
 	if err != nil {
 		return fmt.Errorf("bind: %w", err)
 	}
-	cookie, err := unix.GetsockoptUint64(s.fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+	cookie, err := unix.GetsockoptUint64(s.FD, unix.SOL_SOCKET, unix.SO_COOKIE)
 	if err != nil {
 		return fmt.Errorf("read the cookie: %w", err)
 	}
-	s.cookie = cookie
+	s.Cookie = cookie
 	return nil
 }
 
@@ -94,19 +106,19 @@ func as4(a netip.Addr) (b [4]byte) {
 	return b
 }
 
-func (s socket) listen(backlog int) error {
-	if err := unix.Listen(s.fd, backlog); err != nil {
+func (s Socket) listen(backlog int) error {
+	if err := unix.Listen(s.FD, backlog); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
 	return nil
 }
 
 // dropped is how many segments the socket has let fall (sk_get_meminfo, net/core/sock.c).
-func (s socket) dropped() (uint32, error) {
+func (s Socket) dropped() (uint32, error) {
 	const drops = 8 // SK_MEMINFO_DROPS, include/uapi/linux/sock_diag.h
 	var info [drops + 1]uint32
 	size := uint32(unsafe.Sizeof(info))
-	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(s.fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(s.FD), unix.SOL_SOCKET, unix.SO_MEMINFO,
 		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
 	if errno != 0 {
 		return 0, errno
@@ -114,15 +126,15 @@ func (s socket) dropped() (uint32, error) {
 	return info[drops], nil
 }
 
-func (s socket) close() { unix.Close(s.fd) }
+func (s Socket) close() { unix.Close(s.FD) }
 
 // bindAll makes the listening sockets of one generation, by listener, one a
 // worker. mark is called on each before it listens.
-func bindAll(c *config.Config, mark func(socket)) (all map[string][]socket, err error) {
-	all = make(map[string][]socket, len(c.Listeners))
+func bindAll(c *config.Config, mark func(Socket)) (all Sockets, err error) {
+	all = make(Sockets, len(c.Listeners))
 	defer func() {
 		if err != nil {
-			closeAll(all)
+			all.Close()
 		}
 	}()
 	for _, l := range c.Listeners {
@@ -143,12 +155,4 @@ func bindAll(c *config.Config, mark func(socket)) (all map[string][]socket, err 
 		}
 	}
 	return all, nil
-}
-
-func closeAll(sockets map[string][]socket) {
-	for _, workers := range sockets {
-		for _, s := range workers {
-			s.close()
-		}
-	}
 }

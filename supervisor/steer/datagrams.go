@@ -1,10 +1,9 @@
-package supervisor
+package steer
 
 import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -57,56 +56,17 @@ func (d *datagrams) load() error {
 	return nil
 }
 
-// forget is the silence that ends a flow; 0 is QUIC, whose connections end by
-// themselves.
-func forget(l config.Listener) time.Duration {
-	if l.Protocol == config.UDP {
-		return l.IdleTimeout
-	}
-	return 0
-}
-
-// silence makes a listener's sink: a socket that no datagram enters and that
-// answers none.
-func silence(l *listener) (err error) {
-	s, err := bindUDP(l.conf, true)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			s.close()
-		}
-	}()
-	// One instruction of classic BPF: keep 0 octets, that is none. The kernel then
-	// drops a datagram as if its checksum were wrong.
-	drop := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K}}
-	if err := unix.SetsockoptSockFprog(s.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &drop[0]}); err != nil {
-		return fmt.Errorf("sink of listener %s: attach a filter: %w", l.name, err)
-	}
-	if err := l.group.Attach(s.fd); err != nil {
-		return err
-	}
-	if l.open {
-		if err := l.group.SetSink(s.fd); err != nil {
-			return err
-		}
-	}
-	l.sink = s
-	return nil
-}
-
 // bindUDP makes a UDP socket at the listener's address that may share it with
 // other sockets of this user.
-func bindUDP(l config.Listener, nonblocking bool) (socket, error) {
+func bindUDP(l config.Listener, nonblocking bool) (Socket, error) {
 	s, err := bindAs(l, nonblocking, unix.SOCK_DGRAM, unix.IPPROTO_UDP)
 	if err != nil {
-		return socket{}, err
+		return Socket{}, err
 	}
 	for _, option := range []int{unix.SO_RCVBUFFORCE, unix.SO_SNDBUFFORCE} {
-		if err := unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, option, socketBuffer); err != nil && !errors.Is(err, unix.EPERM) {
+		if err := unix.SetsockoptInt(s.FD, unix.SOL_SOCKET, option, socketBuffer); err != nil && !errors.Is(err, unix.EPERM) {
 			s.close()
-			return socket{}, fmt.Errorf("listener %s: size its buffers: %w", l.Name, err)
+			return Socket{}, fmt.Errorf("listener %s: size its buffers: %w", l.Name, err)
 		}
 	}
 	return s, nil
@@ -125,11 +85,11 @@ func (d *datagrams) sameNumber(c *config.Config) error {
 }
 
 // bind makes the UDP sockets of a generation, by listener, one a worker.
-func (d *datagrams) bind(c *config.Config) (all map[string][]socket, err error) {
-	all = map[string][]socket{}
+func (d *datagrams) bind(c *config.Config) (all Sockets, err error) {
+	all = Sockets{}
 	defer func() {
 		if err != nil {
-			closeAll(all)
+			all.Close()
 		}
 	}()
 	if err := d.sameNumber(c); err != nil {
@@ -151,11 +111,11 @@ func (d *datagrams) bind(c *config.Config) (all map[string][]socket, err error) 
 }
 
 // fill arms a slot: after it a probe or a shift may name it.
-func (d *datagrams) fill(slot uint8, c *config.Config, sockets map[string][]socket) error {
+func (d *datagrams) fill(slot uint8, c *config.Config, sockets Sockets) error {
 	for _, l := range c.Listeners {
 		var fds []int
 		for _, s := range sockets[l.Name] {
-			fds = append(fds, s.fd)
+			fds = append(fds, s.FD)
 		}
 		if len(fds) == 0 {
 			continue

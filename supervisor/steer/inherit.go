@@ -1,4 +1,4 @@
-package supervisor
+package steer
 
 import (
 	"errors"
@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -19,40 +18,35 @@ import (
 // from the keeper: of a generation that was adopted, or else of one that has ended,
 // in whose queue clients may wait. It asks nothing of the generation's process, whose
 // descriptors only root can be sure to get. errNoneLeft says that there is none.
-func inherit(conf config.Listener, nonblocking bool, adopted []*generation, unclaimed map[string]int) (socket, error) {
+func inherit(conf config.Listener, nonblocking bool, adopted []Left, unclaimed map[string][]int) (Socket, error) {
 	var fds []int
 	for _, g := range adopted {
-		for _, sock := range g.sockets[conf.Name] {
-			if g.state == Serving {
-				fds = slices.Insert(fds, 0, sock.fd)
+		for _, sock := range g.Sockets[conf.Name] {
+			if g.Serving {
+				fds = slices.Insert(fds, 0, sock.FD)
 			} else {
-				fds = append(fds, sock.fd)
+				fds = append(fds, sock.FD)
 			}
 		}
 	}
-	for name, fd := range unclaimed {
-		if strings.HasSuffix(name, "/socket/"+conf.Name+"/0") {
-			fds = append(fds, fd)
-		}
-	}
-	for _, fd := range fds {
+	for _, fd := range append(fds, unclaimed[conf.Name]...) {
 		if !isAt(fd, conf) {
 			continue
 		}
 		own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
-			return socket{}, err
+			return Socket{}, err
 		}
-		s := socket{fd: own}
-		if s.cookie, err = unix.GetsockoptUint64(own, unix.SOL_SOCKET, unix.SO_COOKIE); err == nil {
-			err = s.mustBe(s.cookie, nonblocking)
+		s := Socket{FD: own}
+		if s.Cookie, err = unix.GetsockoptUint64(own, unix.SOL_SOCKET, unix.SO_COOKIE); err == nil {
+			err = s.mustBe(s.Cookie, nonblocking)
 		}
 		if err == nil {
 			return s, nil
 		}
 		s.close()
 	}
-	return socket{}, errNoneLeft
+	return Socket{}, errNoneLeft
 }
 
 // isAt reports whether a socket is bound to the listener's address.
@@ -76,13 +70,13 @@ func isAt(fd int, conf config.Listener) bool {
 // adopt takes a listener's socket from a generation that an earlier supervisor
 // has left, so that the queue it serves is the one that the next generation
 // serves, too. errNoneLeft says that no such generation listens there.
-func adopt(conf config.Listener, nonblocking bool, left []*generation) (socket, error) {
+func adopt(conf config.Listener, nonblocking bool, left []Left) (Socket, error) {
 	if len(left) == 0 {
-		return socket{}, errNoneLeft
+		return Socket{}, errNoneLeft
 	}
 	holders, err := ports.Holders(conf.AddrPort(), conf.DualStack)
 	if err != nil {
-		return socket{}, err
+		return Socket{}, err
 	}
 	for _, h := range holders {
 		if h.Address != conf.AddrPort() || h.DualStack != conf.DualStack {
@@ -90,24 +84,24 @@ func adopt(conf config.Listener, nonblocking bool, left []*generation) (socket, 
 		}
 		for _, p := range h.Processes {
 			for _, g := range left {
-				if g.process.PID == p.PID {
+				if g.Process.PID == p.PID {
 					return takeFrom(g, h, nonblocking)
 				}
 			}
 		}
 	}
-	return socket{}, errNoneLeft
+	return Socket{}, errNoneLeft
 }
 
 var errNoneLeft = errors.New("no generation is left that listens there")
 
 // takeFrom duplicates a socket of a generation's process (pidfd_getfd(2)), which
 // takes the right to trace it: root, or the same user where Yama allows it.
-func takeFrom(g *generation, h ports.Holder, nonblocking bool) (socket, error) {
-	dir := fmt.Sprintf("/proc/%d/fd", g.process.PID)
+func takeFrom(g Left, h ports.Holder, nonblocking bool) (Socket, error) {
+	dir := fmt.Sprintf("/proc/%d/fd", g.Process.PID)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return socket{}, err
+		return Socket{}, err
 	}
 	for _, e := range entries {
 		link, err := os.Readlink(filepath.Join(dir, e.Name()))
@@ -116,30 +110,30 @@ func takeFrom(g *generation, h ports.Holder, nonblocking bool) (socket, error) {
 		}
 		var number int
 		if _, err := fmt.Sscan(e.Name(), &number); err != nil {
-			return socket{}, err
+			return Socket{}, err
 		}
-		fd, err := g.process.Duplicate(number)
+		fd, err := g.Process.Duplicate(number)
 		if err != nil {
-			return socket{}, fmt.Errorf("take the socket of generation %d: %w", g.id, err)
+			return Socket{}, fmt.Errorf("take the socket of generation %d: %w", g.Generation, err)
 		}
-		s := socket{fd, h.Cookie}
+		s := Socket{fd, h.Cookie}
 		if err := s.mustBe(h.Cookie, nonblocking); err != nil {
 			s.close()
-			return socket{}, err
+			return Socket{}, err
 		}
 		return s, nil
 	}
-	return socket{}, errNoneLeft
+	return Socket{}, errNoneLeft
 }
 
 // mustBe makes sure that a descriptor, found by a number that may have been used
 // again meanwhile, is the socket meant, and that its blocking mode is as wanted.
-func (s socket) mustBe(cookie uint64, nonblocking bool) error {
-	is, err := unix.GetsockoptUint64(s.fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+func (s Socket) mustBe(cookie uint64, nonblocking bool) error {
+	is, err := unix.GetsockoptUint64(s.FD, unix.SOL_SOCKET, unix.SO_COOKIE)
 	if err != nil {
 		return err
 	}
-	flags, err := unix.FcntlInt(uintptr(s.fd), unix.F_GETFL, 0)
+	flags, err := unix.FcntlInt(uintptr(s.FD), unix.F_GETFL, 0)
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-package supervisor
+package steer
 
 import (
 	"errors"
@@ -12,9 +12,10 @@ import (
 	"github.com/baton-mesh/baton/bpf/iter"
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/spawn"
 )
 
-// takeover is the mode without BPF (docs/decisions/017). Each listener has one
+// Takeover is the mode without BPF (docs/decisions/017). Each listener has one
 // socket, which the supervisor keeps and every generation gets, so they all
 // accept from one queue. What that means:
 //
@@ -26,11 +27,11 @@ import (
 //   - A generation that shuts a socket down (shutdown(2)) does so for all. The
 //     supervisor listens again; what was queued has been reset by then. The
 //     youngest is taken to have done it: the others have behaved for longer.
-type takeover struct {
+type Takeover struct {
 	nonblocking bool // of the one file description that all generations share
 
 	mu     sync.Mutex
-	shared []sharedSocket // in the order of the file; none after closeSinks
+	shared []sharedSocket // in the order of the file; none after CloseSinks
 	armed  []slotUse      // who accepts, the youngest last
 }
 
@@ -42,18 +43,28 @@ type slotUse struct {
 
 // sharedSocket is the supervisor's own descriptor of a listener.
 type sharedSocket struct {
-	socket
+	Socket
 	conf config.Listener
 }
 
-// openTakeover makes the sockets, or takes those that a generation of an earlier
-// supervisor serves or has left with the keeper. Where that cannot be, both listen side by side until
-// the earlier one has been drained, and log says so.
-func openTakeover(c *config.Config, left []*generation, unclaimed map[string]int, log *slog.Logger) (_ *takeover, err error) {
+// Left is a generation of an earlier supervisor that lives.
+type Left struct {
+	Generation uint64
+	Serving    bool
+	Process    *spawn.Process
+	Sockets    Sockets // as far as the keeper had them; they stay the caller's
+}
+
+// OpenTakeover makes a socket for each listener of a configuration, or takes those that
+// a generation of an earlier supervisor serves, or that nobody has claimed: descriptors
+// by listener, of generations that have ended. Where that cannot be, both listen side by
+// side until the earlier one has been drained, and log says so. It refuses listeners of
+// datagrams.
+func OpenTakeover(c *config.Config, left []Left, unclaimed map[string][]int, log *slog.Logger) (_ *Takeover, err error) {
 	if err := withoutDatagrams(c, config.SteeringTakeover); err != nil {
 		return nil, err
 	}
-	t := &takeover{nonblocking: c.Proxy.Nonblocking}
+	t := &Takeover{nonblocking: c.Proxy.Nonblocking}
 	for _, conf := range c.Listeners {
 		s, err := inherit(conf, t.nonblocking, left, unclaimed)
 		if err != nil {
@@ -70,45 +81,47 @@ func openTakeover(c *config.Config, left []*generation, unclaimed map[string]int
 			err = s.listen(conf.Backlog)
 		}
 		if err != nil {
-			t.close()
+			t.Close()
 			return nil, err
 		}
 	}
 	return t, nil
 }
 
-func (t *takeover) mode() config.Steering { return config.SteeringTakeover }
+// Mode is config.SteeringTakeover.
+func (t *Takeover) Mode() config.Steering { return config.SteeringTakeover }
 
-func (t *takeover) chooses() bool { return false }
+// Chooses is false: the kernel gives a flow to whoever accepts first.
+func (t *Takeover) Chooses() bool { return false }
 
-// refuse names what sharing rules out: a share of new flows by weight, and
+// Refuse names what sharing rules out: a share of new flows by weight, and
 // another blocking mode, which would change under the generations that live.
-func (t *takeover) refuse(r *release) error {
+func (t *Takeover) Refuse(r Asked) error {
 	var errs []error
-	if r.only != nil {
+	if r.Some {
 		errs = append(errs, errors.New("takeover mode cannot move the flows of some listeners alone: the kernel gives each flow to whoever accepts first; release all"))
 	}
-	for _, share := range r.ramp() {
+	for _, share := range r.Ramp {
 		if share < 1 {
 			errs = append(errs, fmt.Errorf("the ramp gives the candidate %v of new flows, and takeover mode cannot: the kernel gives each flow to whoever accepts first; make the ramp 100%%", share))
 			break
 		}
 	}
-	if r.recipe.config.Proxy.Nonblocking != t.nonblocking {
+	if r.Config.Proxy.Nonblocking != t.nonblocking {
 		errs = append(errs, fmt.Errorf("proxy.nonblocking would become %v: in takeover mode the generations share their sockets, so that needs a restart of the supervisor", !t.nonblocking))
 	}
 	return errors.Join(errs...)
 }
 
-// bind duplicates the shared sockets. One a listener, whatever its workers: a
+// Bind duplicates the shared sockets. One a listener, whatever its workers: a
 // second would only be another name of the same queue.
-func (t *takeover) bind(c *config.Config) (all map[string][]socket, err error) {
+func (t *Takeover) Bind(c *config.Config) (all Sockets, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	all = make(map[string][]socket, len(c.Listeners))
+	all = make(Sockets, len(c.Listeners))
 	defer func() {
 		if err != nil {
-			closeAll(all)
+			all.Close()
 		}
 	}()
 	for _, conf := range c.Listeners {
@@ -116,11 +129,11 @@ func (t *takeover) bind(c *config.Config) (all map[string][]socket, err error) {
 		if s == nil {
 			return nil, fmt.Errorf("listener %s has no socket", conf.Name)
 		}
-		fd, err := unix.FcntlInt(uintptr(s.fd), unix.F_DUPFD_CLOEXEC, 0)
+		fd, err := unix.FcntlInt(uintptr(s.FD), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
 			return nil, fmt.Errorf("duplicate the socket of listener %s: %w", conf.Name, err)
 		}
-		all[conf.Name] = []socket{{fd, s.cookie}}
+		all[conf.Name] = []Socket{{fd, s.Cookie}}
 		// A socket that listens takes another backlog.
 		if err := s.listen(conf.Backlog); err != nil {
 			return nil, fmt.Errorf("listener %s: %w", conf.Name, err)
@@ -131,7 +144,7 @@ func (t *takeover) bind(c *config.Config) (all map[string][]socket, err error) {
 }
 
 // named finds a listener's socket. t.mu is held.
-func (t *takeover) named(name string) *sharedSocket {
+func (t *Takeover) named(name string) *sharedSocket {
 	for i := range t.shared {
 		if t.shared[i].conf.Name == name {
 			return &t.shared[i]
@@ -140,38 +153,41 @@ func (t *takeover) named(name string) *sharedSocket {
 	return nil
 }
 
-// fill and empty note who accepts; there is nothing to arm.
-
-func (t *takeover) fill(slot uint8, _ *config.Config, _ map[string][]socket) error {
+// Fill notes who accepts; there is nothing to arm.
+func (t *Takeover) Fill(slot uint8, _ *config.Config, _ Sockets) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.armed = append(t.armed, slotUse{slot: slot})
 	return nil
 }
 
-func (t *takeover) empty(slot uint8) {
+// Empty notes who accepts no more.
+func (t *Takeover) Empty(slot uint8) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.armed = slices.DeleteFunc(t.armed, func(u slotUse) bool { return u.slot == slot })
 }
 
-// Nor is there anything to move.
+// BindDatagrams refuses them: a socket that two generations read has no flow of either.
+func (t *Takeover) BindDatagrams(c *config.Config) (Sockets, error) {
+	return nil, withoutDatagrams(c, config.SteeringTakeover)
+}
 
-func (t *takeover) shift(reuseport.Shift, map[string]reuseport.Shift) {}
+// What a program does has no counterpart here: there is nothing to move, nothing on its
+// way, nothing counted, and no sink.
 
-// datagramGroups: a socket that two generations read has no flow of either.
-func (t *takeover) datagramGroups() *datagrams { return nil }
+func (t *Takeover) FillDatagrams(uint8, *config.Config, Sockets) error { return nil }
+func (t *Takeover) EmptyDatagrams(uint8)                               {}
+func (t *Takeover) Shift(reuseport.Shift, map[string]reuseport.Shift)  {}
+func (t *Takeover) Fence() error                                       { return nil }
+func (t *Takeover) Moved(uint8) (map[string]reuseport.Moved, error)    { return nil, nil }
+func (t *Takeover) Counts(int) (reuseport.Counts, error)               { return reuseport.Counts{}, nil }
+func (t *Takeover) EmptySinks() error                                  { return nil }
+func (t *Takeover) Detach()                                            {}
 
-func (t *takeover) fence() error                                    { return nil }
-func (t *takeover) moved(uint8) (map[string]reuseport.Moved, error) { return nil, nil }
-func (t *takeover) counts(int) (reuseport.Counts, error)            { return reuseport.Counts{}, nil }
-func (t *takeover) emptySinks() error                               { return nil }
-func (t *takeover) detach()                                         {}
-
-// inSlot counts the sockets that a generation has not shut down. One that was
+// InSlot counts the sockets that a generation has not shut down. One that was
 // listens again when it returns.
-func (t *takeover) inSlot(g *generation) (in, all int, err error) {
-	slot, sockets := g.slot, g.sockets
+func (t *Takeover) InSlot(slot uint8, _ *config.Config, sockets Sockets) (in, all int, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for name, workers := range sockets {
@@ -180,7 +196,7 @@ func (t *takeover) inSlot(g *generation) (in, all int, err error) {
 		if s == nil {
 			continue
 		}
-		listening, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+		listening, err := unix.GetsockoptInt(s.FD, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
 		if err != nil {
 			return 0, 0, fmt.Errorf("ask whether listener %s listens: %w", name, err)
 		}
@@ -203,9 +219,9 @@ func (t *takeover) inSlot(g *generation) (in, all int, err error) {
 	return in, all, nil
 }
 
-// queued reads the lengths of the accept queues. A handshake that is half open
+// Queued reads the lengths of the accept queues. A handshake that is half open
 // belongs to nobody either; it is not counted.
-func (t *takeover) queued(sockets map[string][]socket) (map[uint64]iter.Queue, error) {
+func (t *Takeover) Queued(sockets Sockets) (map[uint64]iter.Queue, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	found := map[uint64]iter.Queue{}
@@ -217,7 +233,7 @@ func (t *takeover) queued(sockets map[string][]socket) (map[uint64]iter.Queue, e
 		// Of a listening socket tcpi_unacked is the length of its accept queue, and
 		// tcpi_sacked its bound
 		// (tcp_get_info, net/ipv4/tcp.c).
-		info, err := unix.GetsockoptTCPInfo(s.fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		info, err := unix.GetsockoptTCPInfo(s.FD, unix.IPPROTO_TCP, unix.TCP_INFO)
 		if err != nil {
 			return nil, fmt.Errorf("read the queue of listener %s: %w", name, err)
 		}
@@ -225,38 +241,36 @@ func (t *takeover) queued(sockets map[string][]socket) (map[uint64]iter.Queue, e
 		if err != nil {
 			return nil, fmt.Errorf("read what listener %s dropped: %w", name, err)
 		}
-		found[s.cookie] = iter.Queue{ToAccept: int(info.Unacked), Backlog: int(info.Sacked), Dropped: dropped}
+		found[s.Cookie] = iter.Queue{ToAccept: int(info.Unacked), Backlog: int(info.Sacked), Dropped: dropped}
 	}
 	return found, nil
 }
 
-func (t *takeover) waiting(sockets map[string][]socket) (QueueLengths, error) {
-	found, err := t.queued(sockets)
-	return sumQueues(found), err
-}
-
-func (t *takeover) known(cookie uint64) bool {
+// Known reports whether a listening socket is one that is shared.
+func (t *Takeover) Known(cookie uint64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, s := range t.shared {
-		if s.cookie == cookie {
+		if s.Cookie == cookie {
 			return true
 		}
 	}
 	return false
 }
 
-func (t *takeover) describe(st *Status, _ int) {
+// Describe tells of the listeners; nothing is counted.
+func (t *Takeover) Describe(int) (all []Listener, _ []SlotRuns) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, s := range t.shared {
-		st.Listeners = append(st.Listeners, ListenerStatus{Name: s.conf.Name, Address: s.conf.Address, Protocol: string(s.conf.Protocol)})
+		all = append(all, Listener{Name: s.conf.Name, Address: s.conf.Address, Protocol: s.conf.Protocol})
 	}
+	return all, nil
 }
 
-// closeSinks closes the supervisor's own descriptors: when the last generation
+// CloseSinks closes the supervisor's own descriptors: when the last generation
 // has stopped, nobody listens.
-func (t *takeover) closeSinks() {
+func (t *Takeover) CloseSinks() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, s := range t.shared {
@@ -265,7 +279,8 @@ func (t *takeover) closeSinks() {
 	t.shared = nil
 }
 
-func (t *takeover) close() error {
-	t.closeSinks()
+// Close is CloseSinks. It does not fail.
+func (t *Takeover) Close() error {
+	t.CloseSinks()
 	return nil
 }

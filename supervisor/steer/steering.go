@@ -1,0 +1,117 @@
+package steer
+
+import (
+	"github.com/baton-mesh/baton/bpf/iter"
+	"github.com/baton-mesh/baton/bpf/reuseport"
+	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/doctor"
+)
+
+// Steering is how a new flow finds its generation: [BPF] has a program in the
+// kernel choose, [Takeover] lets generations share their listening sockets. What
+// only a program can do stands at [BPF]. All methods may be called at once.
+type Steering interface {
+	// Mode is the way it is: config.SteeringBPF or config.SteeringTakeover.
+	Mode() config.Steering
+	// Chooses reports whether the generation of a new flow can be chosen: the
+	// candidate probed alone, given a share, and the others given nothing. If not,
+	// every generation that accepts has its share from the moment it does.
+	Chooses() bool
+	// Refuse says why a release asks for what this mode cannot do, before
+	// anything is started. Nil: it does not.
+	Refuse(release Asked) error
+
+	// Bind makes the listening sockets of a generation (TCP), and BindDatagrams
+	// those of UDP, or says that this mode has none. They are the caller's to close.
+	Bind(c *config.Config) (Sockets, error)
+	BindDatagrams(c *config.Config) (Sockets, error)
+	// Fill and FillDatagrams arm a slot with what was bound for this configuration:
+	// after it a probe or a shift may name the slot.
+	Fill(slot uint8, c *config.Config, sockets Sockets) error
+	FillDatagrams(slot uint8, c *config.Config, sockets Sockets) error
+	// Empty makes a slot give no new flow of TCP any more. EmptyDatagrams says that
+	// its process has ended: what is still sent to it goes to who serves, which tells
+	// the client.
+	Empty(slot uint8)
+	EmptyDatagrams(slot uint8)
+
+	// Shift moves new flows: of listeners with a shift of their own, by name, and
+	// of all others. Fence returns when nothing is on its way by the shift before:
+	// it waits for the programs that run, some 10 ms.
+	Shift(all reuseport.Shift, own map[string]reuseport.Shift)
+	Fence() error
+
+	// InSlot reports how many of a generation's listening sockets, as they were given
+	// to Fill, are where they were put. One that its generation has shut down is not.
+	InSlot(slot uint8, c *config.Config, sockets Sockets) (in, all int, err error)
+	// Queued reads what waits on each of some listening sockets, by cookie:
+	// connections that are half open, and that are finished and not accepted. A
+	// socket that is gone has no entry.
+	Queued(sockets Sockets) (map[uint64]iter.Queue, error)
+	// Moved is what a slot got, since the tables were made, from listening sockets of
+	// others that closed, by listener.
+	Moved(slot uint8) (map[string]reuseport.Moved, error)
+	// Counts sums one slot's counters over all listeners: how often the program chose
+	// it, by reason, since the tables were made. reuseport.NoSlot: it found nobody.
+	Counts(slot int) (reuseport.Counts, error)
+
+	// EmptySinks hands what waited for somebody to serve to the current
+	// generation; after CloseSinks nobody waits any more, new clients are refused.
+	EmptySinks() error
+	CloseSinks()
+	// Detach leaves the listeners to what an earlier supervisor has left.
+	Detach()
+
+	// Known reports whether a listening socket is the supervisor's own.
+	Known(cookie uint64) bool
+	// Describe tells of each listener, and what was counted for each of the slots
+	// 0 to slots-1, those that have been used.
+	Describe(slots int) ([]Listener, []SlotRuns)
+	// Close ends the steering and takes what it has pinned away.
+	Close() error
+}
+
+// Asked is what a release wants of the steering.
+type Asked struct {
+	Config *config.Config
+	Some   bool             // it moves the flows of some listeners alone
+	Ramp   []config.Percent // the candidate's shares of new flows, in turn
+}
+
+// Listener is one listener of the node, for the status.
+type Listener struct {
+	Name     string
+	Address  string
+	Protocol config.Protocol   // http3 for the UDP half of an https listener
+	Closed   bool              // new clients are refused
+	Runs     map[string]uint64 // how often the program ran, by [reuseport.Reason], without zeros; nil: there is none
+}
+
+// SlotRuns are the runs that ended in one slot, over all listeners; slot -1
+// stands for none. Reasons has no zeros.
+type SlotRuns struct {
+	Slot    int               `json:"slot"`
+	Reasons map[string]uint64 `json:"reasons"`
+}
+
+// Choose turns what the configuration asks for into the mode that runs, with the
+// reason where that is not the best there is. Asked for in words, a mode is taken
+// or refused; only auto gives way.
+func Choose(want config.Steering) (mode config.Steering, why string, err error) {
+	switch want {
+	case config.SteeringTakeover:
+		return config.SteeringTakeover, "the configuration says so", nil
+	case config.SteeringBPF:
+		return config.SteeringBPF, "", doctor.Missing()
+	}
+	lack := doctor.Missing()
+	for _, try := range []func() error{reuseport.Supported, iter.Supported} {
+		if lack == nil {
+			lack = try()
+		}
+	}
+	if lack != nil {
+		return config.SteeringTakeover, lack.Error(), nil
+	}
+	return config.SteeringBPF, "", nil
+}
