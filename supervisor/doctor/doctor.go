@@ -78,6 +78,7 @@ var examinations = []struct {
 	{"memory", examineMemory},
 	{"proxy", examineProxy},
 	{"listener", examineListeners},
+	{"datagrams", examineDatagrams},
 	{"port", examineChains},
 }
 

@@ -52,6 +52,9 @@ func examineListeners(o Options) []Finding {
 	}
 	var findings []Finding
 	for _, l := range o.Config.Listeners {
+		if !l.Protocol.HasStreams() {
+			continue
+		}
 		f := examineListener(l, all, supervisor)
 		f.Name = l.Name
 		findings = append(findings, f)
@@ -77,27 +80,38 @@ func examineListener(l config.Listener, all []ports.Holder, supervisor int) Find
 	switch {
 	case err == nil:
 		return Finding{Level: OK, Found: addr.String() + " is free"}
-	case errors.Is(err, unix.EACCES):
-		return Finding{Level: Fail, Found: err.Error(), Advice: "grant CAP_NET_BIND_SERVICE, or lower net.ipv4.ip_unprivileged_port_start"}
-	case errors.Is(err, unix.EADDRNOTAVAIL):
-		return Finding{Level: Fail, Found: err.Error(), Advice: "give the address to an interface of this host first, or correct it"}
 	case errors.Is(err, unix.EADDRINUSE):
 		return Finding{Level: Fail, Found: err.Error(), Advice: "nobody listens: an outgoing connection or a socket that is only bound has the port; see ss -tanp"}
-	default:
-		return Finding{Level: Fail, Found: err.Error()}
 	}
+	return notBound(err)
+}
+
+// notBound says why an address cannot be had that nobody has.
+func notBound(err error) Finding {
+	f := Finding{Level: Fail, Found: err.Error()}
+	switch {
+	case errors.Is(err, unix.EACCES):
+		f.Advice = "grant CAP_NET_BIND_SERVICE, or lower net.ipv4.ip_unprivileged_port_start"
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		f.Advice = "give the address to an interface of this host first, or correct it"
+	}
+	return f
+}
+
+// processesOf names who has a socket.
+func processesOf(h ports.Holder) string {
+	if len(h.Processes) == 0 {
+		return "a process that is not ours to see"
+	}
+	names := make([]string, len(h.Processes))
+	for i, p := range h.Processes {
+		names[i] = fmt.Sprintf("%s (pid %d)", p.Comm, p.PID)
+	}
+	return strings.Join(names, ", ")
 }
 
 // describe says who a holder is and whether the kernel would let Baton join it.
 func describe(h ports.Holder) string {
-	who := "a process that is not ours to see"
-	if len(h.Processes) > 0 {
-		names := make([]string, len(h.Processes))
-		for i, p := range h.Processes {
-			names[i] = fmt.Sprintf("%s (pid %d)", p.Comm, p.PID)
-		}
-		who = strings.Join(names, ", ")
-	}
 	how := "without SO_REUSEPORT"
 	switch shares, err := h.Shares(); {
 	case err != nil:
@@ -107,7 +121,7 @@ func describe(h ports.Holder) string {
 		// connections would go to the other program.
 		how = "with SO_REUSEPORT: its sockets and ours would share the connections"
 	}
-	return fmt.Sprintf("%s listens on %s as uid %d, %s", who, h.Address, h.UID, how)
+	return fmt.Sprintf("%s listens on %s as uid %d, %s", processesOf(h), h.Address, h.UID, how)
 }
 
 // supervisorOf is the pid of the baton that listens on an admin socket, or 0.

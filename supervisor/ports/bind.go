@@ -36,6 +36,29 @@ func Free(addr netip.AddrPort, dualStack bool) error {
 	return err
 }
 
+// FreeUDP is [Free] for a socket of UDP. Where somebody has the address it is not
+// tried: such a socket would take datagrams from the moment it is bound.
+func FreeUDP(addr netip.AddrPort, dualStack bool) error {
+	family := unix.AF_INET
+	if is6(addr) {
+		family = unix.AF_INET6
+	}
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if is6(addr) {
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, toInt(!dualStack)); err != nil {
+			return fmt.Errorf("bind %s: setsockopt: %w", addr, err)
+		}
+	}
+	if err := unix.Bind(fd, sockaddr(addr)); err != nil {
+		return fmt.Errorf("bind %s: %w", addr, err)
+	}
+	return nil
+}
+
 // bind binds a socket of user uid, and closes it. It returns how long bind(2) took.
 func bind(addr netip.AddrPort, dualStack, reusePort bool, uid uint32) (time.Duration, error) {
 	fd, err := socket(addr, uid)

@@ -3,6 +3,8 @@ package ports
 import (
 	"net/netip"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Chain is what the kernel may have to walk when a socket is bound to a port: its
@@ -26,7 +28,7 @@ const tcpSynRecv, tcpNewSynRecv = 3, 12
 // network namespace for it, some 0.5 µs each.
 func ChainOf(port uint16) (Chain, error) {
 	c := Chain{Port: port}
-	all, err := sockets(^uint32(0)&^(1<<tcpSynRecv|1<<tcpNewSynRecv), port)
+	all, err := sockets(unix.IPPROTO_TCP, ^uint32(0)&^(1<<tcpSynRecv|1<<tcpNewSynRecv), port)
 	if err != nil {
 		return c, err
 	}

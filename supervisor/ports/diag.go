@@ -13,7 +13,9 @@ import (
 )
 
 const (
-	tcpListen = 10 // TCP_LISTEN of linux/tcp_states.h
+	// From linux/tcp_states.h. A socket of UDP that is not connected is closed.
+	tcpClose  = 7
+	tcpListen = 10
 
 	// From linux/inet_diag.h.
 	requestLen = 56 // struct inet_diag_req_v2
@@ -21,19 +23,20 @@ const (
 	attrV6Only = 11 // INET_DIAG_SKV6ONLY
 )
 
-// request is a struct inet_diag_req_v2 that asks for TCP sockets of one address
-// family.
+// request is a struct inet_diag_req_v2 that asks for sockets of one protocol and
+// address family.
 type request struct {
-	family uint8
-	states uint32 // a bit for each
-	port   uint16 // of this host; 0: any
+	family   uint8
+	protocol uint8
+	states   uint32 // a bit for each
+	port     uint16 // of this host; 0: any
 }
 
 func (request) Len() int { return requestLen }
 
 func (r request) Serialize() []byte {
 	b := make([]byte, requestLen)
-	b[0], b[1] = r.family, unix.IPPROTO_TCP
+	b[0], b[1] = r.family, r.protocol
 	binary.NativeEndian.PutUint32(b[4:], r.states)
 	binary.BigEndian.PutUint16(b[8:], r.port)
 	return b
@@ -41,15 +44,15 @@ func (r request) Serialize() []byte {
 
 // listening asks the kernel for the listening TCP sockets of this network
 // namespace. Processes are not filled in.
-func listening() ([]Holder, error) { return sockets(1<<tcpListen, 0) }
+func listening() ([]Holder, error) { return sockets(unix.IPPROTO_TCP, 1<<tcpListen, 0) }
 
-// sockets asks the kernel for TCP sockets, as a request does.
-func sockets(states uint32, port uint16) ([]Holder, error) {
+// sockets asks the kernel for sockets, as a request does.
+func sockets(protocol uint8, states uint32, port uint16) ([]Holder, error) {
 	var holders []Holder
 	seen := make(map[uint64]bool) // a dump may repeat a socket when others come and go
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
-		req.AddData(request{family, states, port})
+		req.AddData(request{family, protocol, states, port})
 		answers, err := req.Execute(unix.NETLINK_INET_DIAG, 0)
 		if errors.Is(err, unix.ENOENT) {
 			continue // the kernel was built without this family
@@ -62,6 +65,7 @@ func sockets(states uint32, port uint16) ([]Holder, error) {
 			if err != nil {
 				return nil, err
 			}
+			h.UDP = protocol == unix.IPPROTO_UDP
 			if !seen[h.Cookie] {
 				seen[h.Cookie] = true
 				holders = append(holders, h)

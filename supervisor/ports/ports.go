@@ -8,11 +8,14 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
-// Holder is one TCP socket that listens.
+// Holder is one TCP socket that listens, or one of UDP that takes datagrams from anybody.
 type Holder struct {
 	Address netip.AddrPort `json:"address"`
+	UDP     bool           `json:"udp,omitempty"`
 	// DualStack says that a [::] socket takes IPv4 connections too.
 	DualStack bool `json:"dual_stack,omitempty"`
 	// UID is the user whose socket it is. Sockets share an address only
@@ -64,6 +67,10 @@ func Unknown(known func(cookie uint64) bool) ([]Holder, error) {
 	}
 	return slices.DeleteFunc(all, func(h Holder) bool { return known(h.Cookie) }), nil
 }
+
+// Datagrams returns all UDP sockets that are bound and not connected. Their Processes
+// are not filled in.
+func Datagrams() ([]Holder, error) { return sockets(unix.IPPROTO_UDP, 1<<tcpClose, 0) }
 
 // Overlapping returns those of some sockets whose connections a listener on addr
 // would meet or take, the most specific first.
