@@ -5,25 +5,20 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	oteltrace "go.opentelemetry.io/otel/trace"
-	"golang.org/x/sys/unix"
 
 	"github.com/baton-mesh/baton/bpf/cidkeys"
 	"github.com/baton-mesh/baton/bpf/guard"
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/bpf/sockops"
 	"github.com/baton-mesh/baton/proxy/config"
-	"github.com/baton-mesh/baton/proxy/contract"
 	"github.com/baton-mesh/baton/proxy/keys"
 	"github.com/baton-mesh/baton/supervisor/cgroup"
 	"github.com/baton-mesh/baton/supervisor/doctor"
@@ -289,107 +284,6 @@ var (
 	closed = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
 )
 
-// shutdown ends every generation, within the time given or at once.
-func (s *Supervisor) shutdown(timeout time.Duration, hurry <-chan struct{}) {
-	// The sinks first, so that a client that comes now is refused and does not
-	// wait for nobody.
-	s.steering.CloseSinks()
-	s.mu.Lock()
-	s.stopping = true
-	live := append([]*generation(nil), s.generations...)
-	s.mu.Unlock()
-
-	var all sync.WaitGroup
-	for _, g := range live {
-		all.Go(func() { s.stop(g, timeout) })
-	}
-	ended := make(chan struct{})
-	go func() { all.Wait(); close(ended) }()
-	select {
-	case <-ended:
-	case <-hurry:
-		close(s.hurried)
-		<-ended
-	}
-	s.notify.Close() // ends hear
-	s.work.Wait()
-}
-
-// abandonLeftovers gives the flows back to the generations of an earlier
-// supervisor: ours does not come up, theirs still serve.
-func (s *Supervisor) abandonLeftovers() {
-	close(s.abandon)
-	s.mu.Lock()
-	before := len(s.generations)
-	s.generations = slices.DeleteFunc(s.generations, (*generation).leftover)
-	s.mu.Unlock()
-	if before > 0 {
-		s.steering.Detach()
-	}
-}
-
-// close gives back what New took.
-func (s *Supervisor) close() {
-	s.closeHistory()
-	for _, r := range []*recipe{s.kept, s.crash} {
-		if r != nil {
-			r.binary.Close()
-		}
-	}
-	if s.notify != nil {
-		s.notify.Close()
-	}
-	for _, fd := range s.unclaimed {
-		unix.Close(fd)
-	}
-	// Of generations that live on nothing is taken away: another supervisor will
-	// find it. This one is about to end.
-	s.mu.Lock()
-	leave := len(s.generations) > 0
-	s.mu.Unlock()
-	if s.keeper != nil {
-		s.keeper.close(leave)
-	}
-	if leave {
-		return
-	}
-	if s.steering != nil {
-		s.steering.Close()
-	}
-	s.closeGuard()
-	s.closeAccount()
-	s.closeTCPOption()
-	if s.pins != "" {
-		os.Remove(s.pins) // empty, unless another layout is pinned beside ours
-	}
-	if s.keys != nil {
-		s.keys.Close()
-	}
-	if s.keptText > 0 {
-		unix.Close(s.keptText)
-	}
-	if s.cgroups != nil {
-		s.cgroups.Remove()
-	}
-	if s.lock != nil {
-		s.lock.Close()
-	}
-}
-
-// Leave makes this supervisor give way to another one: nothing is begun any more,
-// and nothing ended. The caller ends the process at once, as if it had been killed;
-// the next supervisor adopts what runs. The error says that a release is under way.
-func (s *Supervisor) Leave() error {
-	s.mu.Lock()
-	if s.running != nil || s.waiting != nil || s.stopping {
-		s.mu.Unlock()
-		return errors.New("a release is under way, or this supervisor is stopping")
-	}
-	s.note()
-	s.closeHistory() // spans that have not ended are the next one's
-	return nil       // with s.mu held: whatever comes now waits for the end
-}
-
 // hear takes what generations say.
 func (s *Supervisor) hear() {
 	for {
@@ -487,63 +381,6 @@ func (s *Supervisor) applyShift() {
 
 func newSalt() uint32 { return rand.Uint32() | 1 } // 0 would read as not set
 
-// Status tells where everything stands.
-func (s *Supervisor) Status() Status {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	st := Status{
-		State: "waiting", Version: s.opts.Version, PID: os.Getpid(),
-		Node: s.config.Node.Name, ServerID: s.config.Node.ServerID, Steering: string(s.steering.Mode()), Because: s.why,
-		Generations: []GenerationStatus{}, Drained: s.drained, Guard: s.guardStatus(), TCPOption: s.tcpOptionStatus(), ConnectionIDs: s.ids.Status(),
-		Spans: SpanStatus{s.traces.Counts(), s.store.Counts(), s.intakes.Counts()},
-	}
-	if s.opts.Unsteered {
-		st.Steering = "none"
-	}
-	if s.unsaved != nil {
-		st.Unsaved = s.unsaved.Error()
-	}
-	switch {
-	case s.stopping:
-		st.State = "stopping"
-	case s.shift.current != nil:
-		st.State = "serving"
-	case len(s.outcomes) == 0:
-		st.State = "starting"
-	}
-	if g := s.shift.current; g != nil {
-		st.Current = g.id
-	}
-	for _, g := range s.generations {
-		of := g.status()
-		of.Listeners = s.restOf(g)
-		st.Generations = append(st.Generations, of)
-	}
-	if r := s.running; r != nil {
-		running := s.releaseStatus(r)
-		st.Release = &running
-	}
-	if s.waiting != nil {
-		st.Waiting = s.waiting.result.ID
-	}
-	if n := len(s.history); n > 0 {
-		last := s.history[n-1]
-		st.Last = &last
-	}
-	listeners, runs := s.steering.Describe(s.slotsUsed)
-	st.Slots = runs
-	for _, l := range listeners {
-		of := ListenerStatus{Name: l.Name, Address: l.Address, Protocol: string(l.Protocol), Closed: l.Closed, Runs: l.Runs}
-		if g := s.shiftOf(strings.TrimSuffix(l.Name, contract.UDPSuffix)).current; g != nil && !l.Closed {
-			of.Generation = g.id
-		}
-		st.Listeners = append(st.Listeners, of)
-	}
-	s.describeFlows(&st)
-	s.describeQueues(&st)
-	return st
-}
-
 // ReadIDsBy has one more program read encrypted connection IDs.
 func (s *Supervisor) ReadIDsBy(table *cidkeys.Table) error { return s.ids.ReadBy(table) }
 
@@ -558,26 +395,4 @@ func (s *Supervisor) livingGenerations() (alive []uint64) {
 		alive = append(alive, s.born.id)
 	}
 	return alive
-}
-
-// Ready reports whether the balancer outside may send flows: a generation
-// serves, and the supervisor is not about to stop.
-func (s *Supervisor) Ready() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return !s.stopping && s.shift.current != nil
-}
-
-// Outcomes counts all releases that have ended.
-func (s *Supervisor) Outcomes() map[Outcome]uint64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return maps.Clone(s.outcomes)
-}
-
-// Results are the releases that have ended, oldest first, as far as kept.
-func (s *Supervisor) Results() []Result {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return append([]Result(nil), s.history...)
 }
