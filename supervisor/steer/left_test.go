@@ -13,6 +13,7 @@ import (
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/supervisor/idkeys"
+	"github.com/baton-mesh/baton/tests/need"
 )
 
 func listens(name, address string) config.Listener {
@@ -33,6 +34,18 @@ func port(t *testing.T) int {
 	return 0
 }
 
+// pins is a directory that is gone after the test.
+func pins(t *testing.T) string {
+	t.Helper()
+	need.Root(t, "it loads BPF programs")
+	dir, err := MountPins(fmt.Sprintf("steer-test-%d", os.Getpid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Remove(dir) })
+	return dir
+}
+
 // reopen is what a supervisor does with the tables of the one before.
 func reopen(t *testing.T, pins string, again bool, all ...config.Listener) (*BPF, error) {
 	t.Helper()
@@ -42,10 +55,7 @@ func reopen(t *testing.T, pins string, again bool, all ...config.Listener) (*BPF
 // A supervisor that cannot have what an earlier one left leaves it as it is: the pins,
 // and the addresses by which generations serve.
 func TestFailedAdoptionTakesNothingAway(t *testing.T) {
-	dir, err := MountPins(fmt.Sprintf("steer-test-%d", os.Getpid()))
-	if err != nil {
-		t.Skip(err)
-	}
+	dir := pins(t)
 	web := listens("web", fmt.Sprintf("127.0.0.4:%d", port(t)))
 	far := listens("far", "192.0.2.1:80") // not this machine's any more
 	first, err := reopen(t, dir, false, web)
@@ -77,15 +87,13 @@ func TestFailedAdoptionTakesNothingAway(t *testing.T) {
 // Flows of UDP are remembered for as long as the longest that anybody waits for, also
 // where an earlier supervisor knew of less; and QUIC by its IDs.
 func TestAdoptedFlowsAreRemembered(t *testing.T) {
-	dir, err := MountPins(fmt.Sprintf("steer-test-%d", os.Getpid()))
-	if err != nil {
-		t.Skip(err)
-	}
+	dir := pins(t)
 	dgram := listens("dgram", fmt.Sprintf("127.0.0.4:%d", port(t)))
 	dgram.Protocol, dgram.IdleTimeout = config.UDP, time.Second
 	longer, shorter := dgram, dgram
 	longer.IdleTimeout, shorter.IdleTimeout = time.Minute, time.Millisecond
 	var s *BPF
+	var err error
 	for _, l := range []config.Listener{dgram, longer, shorter} {
 		if s, err = reopen(t, dir, s != nil, l); err != nil {
 			t.Fatal(err)
@@ -106,10 +114,7 @@ func TestAdoptedFlowsAreRemembered(t *testing.T) {
 // A shift of its own that an address has left, of whom nobody is alive, is not there
 // for who comes to that address later.
 func TestShiftOfAnAbandonedAddressIsCleared(t *testing.T) {
-	dir, err := MountPins(fmt.Sprintf("steer-test-%d", os.Getpid()))
-	if err != nil {
-		t.Skip(err)
-	}
+	dir := pins(t)
 	web, gone := listens("web", fmt.Sprintf("127.0.0.4:%d", port(t))), listens("gone", "127.0.0.5:80")
 	first, err := reopen(t, dir, false, web, gone)
 	if err != nil {
