@@ -57,9 +57,10 @@ faults: build ## kill supervisors at each transition of a release, and 200 times
 	BATON_CRASHES=100 go test -count=1 -timeout 30m -run TestQueueOfACrashedGeneration -v ./supervisor
 	BATON_KILLS=200 go test -count=1 -timeout 2h -run 'TestSupervisorKilledInReleases|TestSupervisorKilledInSplitReleases|TestSupervisorKilledAtEachTransition' -v ./tests/faults
 
-quic: build ## QUIC's tests at full length: 200 releases, all slots used twice, a minute of flips, Chromium (root, ten minutes)
+quic: build ## QUIC at full length: 200 releases, all slots used twice, a minute of flips, Chromium; what steering costs, beside Caddy, which is built (root, network, half an hour)
 	@tests/install $(TEST_PACKAGES) chromium
-	BATON_RELEASES=200 BATON_ROUND=300 BATON_FLIPS=1m BATON_RESETS=20 BATON_TEST_CHROMIUM=1 go test -count=1 -timeout 1h -v ./tests/quic
+	BATON_TEST_STEERING=9 go test -count=1 -run TestDatagramCost -v ./bpf/reuseport
+	BATON_RELEASES=200 BATON_ROUND=300 BATON_FLIPS=1m BATON_RATES=15 BATON_CADDY=1 BATON_RESETS=20 BATON_TEST_CHROMIUM=1 go test -count=1 -timeout 1h -v ./tests/quic
 
 jaeger: build ## build Jaeger in a module of its own and show it a release (root, network, ten minutes)
 	BATON_TEST_JAEGER=1 go test -count=1 -timeout 1h -run TestJaegerShowsARelease -v ./tests/jaeger

@@ -28,7 +28,7 @@ const (
 func TestRates(t *testing.T) {
 	rounds, _ := strconv.Atoi(os.Getenv("BATON_RATES"))
 	if rounds == 0 {
-		t.Skip("measures: make rates")
+		t.Skip("measures: make quic")
 	}
 	origin, err := demo.StartOrigin("127.0.0.1:0", "127.0.0.1:0")
 	if err != nil {
