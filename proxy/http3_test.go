@@ -112,6 +112,42 @@ func TestHTTP3(t *testing.T) {
 	}
 }
 
+// A request that ends with its head has no body upstream either. Whether its end has
+// come with the head is the client's doing: of many some do. One that has a body, of
+// known length or not, keeps it.
+func TestHTTP3WithoutBody(t *testing.T) {
+	var without, chunked atomic.Int64
+	web := origin(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if r.Method == http.MethodGet {
+			if len(r.TransferEncoding) == 0 {
+				without.Add(1)
+			} else {
+				chunked.Add(1)
+			}
+		}
+		w.Write(body)
+	})
+	n := start(t, web, "", quicToo)
+	c := newQUICClient(t, clientTLS())
+	eventually(t, "a request without a body", func() bool {
+		for _, body := range []io.Reader{strings.NewReader("known"), io.MultiReader(strings.NewReader("known"))} {
+			res, err := c.Post("https://"+n.udp, "text/plain", body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := io.ReadAll(res.Body); string(got) != "known" || err != nil {
+				t.Fatalf("%q, %v", got, err)
+			}
+		}
+		if _, body := fetch(t, c.Client, "https://"+n.udp); body != "" {
+			t.Fatalf("%q", body)
+		}
+		return without.Load() > 0
+	})
+	t.Logf("%d without, %d in chunks", without.Load(), chunked.Load())
+}
+
 // A request that nobody reads must not look like a failure to the client.
 func TestHTTP3UnreadBody(t *testing.T) {
 	web := origin(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "early") })

@@ -197,10 +197,32 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	body := r.Body
+	if ended(w, r) {
+		r.Body, r.ContentLength = http.NoBody, 0
+	}
 	s.opts.Handler.ServeHTTP(w, r)
 	// A handler that leaves a body unread makes quic-go ask the client to stop
 	// sending it, and not every client takes that for anything but a failure.
 	io.CopyN(io.Discard, body, maxUnread)
+}
+
+// ended reports whether the request has ended with its head. Most do, and only the
+// end of the stream tells: without it the upstream would be sent a body of unknown
+// length, in chunks, that is empty, which takes time and which not every server bears
+// with a GET.
+func ended(w http.ResponseWriter, r *http.Request) bool {
+	if r.ContentLength >= 0 {
+		return false // it says so itself
+	}
+	// A stream that is at its end answers so whatever the deadline, and of any other
+	// nothing is read.
+	c := http.NewResponseController(w)
+	if c.SetReadDeadline(time.Unix(1, 0)) != nil {
+		return false
+	}
+	_, err := r.Body.Read(nil)
+	c.SetReadDeadline(time.Time{})
+	return err == io.EOF
 }
 
 // maxUnread is how much of a request's body is read when nobody wants it.
