@@ -119,7 +119,7 @@ func TestHTTP3WithoutBody(t *testing.T) {
 	var without, chunked atomic.Int64
 	web := origin(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
-		if r.Method == http.MethodGet {
+		if r.Method == "PURGE" { // net/http looks by itself whether a GET has a body
 			if len(r.TransferEncoding) == 0 {
 				without.Add(1)
 			} else {
@@ -140,8 +140,16 @@ func TestHTTP3WithoutBody(t *testing.T) {
 				t.Fatalf("%q, %v", got, err)
 			}
 		}
-		if _, body := fetch(t, c.Client, "https://"+n.udp); body != "" {
-			t.Fatalf("%q", body)
+		req, err := http.NewRequest("PURGE", "https://"+n.udp, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(res.Body); len(got) > 0 || err != nil {
+			t.Fatalf("%q, %v", got, err)
 		}
 		return without.Load() > 0
 	})

@@ -207,9 +207,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 }
 
 // ended reports whether the request has ended with its head. Most do, and only the
-// end of the stream tells: without it the upstream would be sent a body of unknown
-// length, in chunks, that is empty, which takes time and which not every server bears
-// with a GET.
+// end of the stream tells. Without it net/http waits for a first octet of a GET's body, and
+// sends other methods on with a body in chunks, which is empty.
 func ended(w http.ResponseWriter, r *http.Request) bool {
 	if r.ContentLength >= 0 {
 		return false // it says so itself
