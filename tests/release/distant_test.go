@@ -57,15 +57,21 @@ func releaseAfar(t *testing.T, n int, unsteered bool) *run {
 	return run
 }
 
-// TestReleasesOverDistance interrupts handshakes by each shift.
+// TestReleasesOverDistance interrupts handshakes by its shifts.
 func TestReleasesOverDistance(t *testing.T) {
 	n := releases(t, 6)
 	run := releaseAfar(t, n, false)
 	run.check(t, n)
-	for i, halfOpen := range run.halfOpen {
-		if halfOpen == 0 {
-			t.Errorf("release %d of %d: no handshake was half open at the shift", i+1, n)
+	// On a busy machine the clients may not have had a CPU in the 20 ms before a shift.
+	interrupted := 0
+	for _, halfOpen := range run.halfOpen {
+		if halfOpen > 0 {
+			interrupted++
 		}
+	}
+	t.Logf("%d of %d shifts found handshakes half open", interrupted, n)
+	if 2*interrupted < n {
+		t.Error("too few shifts interrupted a handshake for this test to prove anything")
 	}
 }
 
