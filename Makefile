@@ -19,7 +19,7 @@ export BPF2GO_CC := $(CLANG)
 LINT := bin/tools/golangci-lint-$(GOLANGCI_LINT)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test check generate verifier faults soak quic jaeger gates listeners cost figures claim capacity vips bench install clean help
+.PHONY: build demo test check generate verifier faults soak quic jaeger collector gates listeners cost figures claim capacity vips bench install clean help
 
 build: ## build bin/baton and bin/baton-proxy
 	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/ ./supervisor/cmd/baton ./proxy/cmd/baton-proxy
@@ -64,6 +64,9 @@ quic: build ## QUIC at full length: 200 releases, all slots used twice, a minute
 
 jaeger: build ## build Jaeger in a module of its own and show it a release (root, network, ten minutes)
 	BATON_TEST_JAEGER=1 go test -count=1 -timeout 1h -run TestJaegerShowsARelease -v ./tests/jaeger
+
+collector: build ## build the OpenTelemetry Collector in a module of its own and show it a release (root, network, five minutes)
+	BATON_TEST_COLLECTOR=1 go test -count=1 -timeout 1h -run TestCollectorShowsARelease -v ./tests/collector
 
 listeners: build ## 5,000 listeners on one port: how long start, release and stop take (root)
 	BATON_TEST_LISTENERS=5000 go test -p 1 -count=1 -timeout 30m -run TestManyListeners -v ./supervisor ./tests/release

@@ -51,23 +51,34 @@ func TestConservation(t *testing.T) {
 			if cookies == "2" {
 				uses = uses[:3] // see repeated
 			}
-			for _, use := range uses {
+			connect := func(to netip.AddrPort, kind string, do use) {
 				clients.Go(func() {
 					for ctx.Err() == nil {
-						conn, err := client.Dial("tcp", n.HTTP)
+						conn, err := client.Dial("tcp", to)
 						if err != nil {
 							failed.Add(1)
 							t.Log(err)
 							continue
 						}
 						connected.Add(1)
-						if err := use(conn); err != nil {
+						if err := do(conn); err != nil {
 							failed.Add(1)
-							t.Log(err)
+							t.Logf("%s: %v", kind, err)
 						}
 						conn.Close()
 					}
 				})
+			}
+			for _, do := range uses {
+				connect(n.HTTP, "HTTP/1.1", do)
+			}
+			for to, all := range kinds(n, releases > 2) {
+				for kind, do := range all {
+					if cookies == "2" && to == n.TCP.String() {
+						continue // its flows are not summed: see below
+					}
+					connect(netip.MustParseAddrPort(to), kind, do)
+				}
 			}
 			clients.Go(func() {
 				// Not the ports of clients: a SYN with the addresses of one that is over
