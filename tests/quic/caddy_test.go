@@ -42,6 +42,7 @@ const caddyfile = `{
 	}
 }
 https://%s {
+	bind 127.0.0.1
 	tls %s %s
 	reverse_proxy %s {
 		transport http {
@@ -69,12 +70,20 @@ func startCaddy(t *testing.T, s *site, origin, program string) string {
 			}
 		}
 	}
-	free, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := free.LocalAddr().String()
-	free.Close()
+	var address string
+	node.Eventually(t, "a port is free for TCP and UDP", func() bool {
+		free, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return false
+		}
+		defer free.Close()
+		address = free.Addr().String()
+		too, err := net.ListenPacket("udp", address)
+		if err != nil {
+			return false
+		}
+		return too.Close() == nil
+	})
 	name := strings.Replace(address, "127.0.0.1", "demo.test", 1)
 	file := filepath.Join(dir, "Caddyfile")
 	text := fmt.Sprintf(caddyfile, name, filepath.Join(s.Dir, "cert.pem"), filepath.Join(s.Dir, "key.pem"), origin)

@@ -11,6 +11,10 @@ import (
 
 // TestDemoClients has the clients of `make demo` that send datagrams see nothing
 // of releases, and what they sent counted.
+//
+// It fails with -race, and so does TestFlips: quic-go v0.65.0 reads the peer's transport
+// parameters when a stream is opened with early data (Conn.newFlowController) while
+// its own goroutine writes them (Conn.handleTransportParameters). Only clients resume.
 func TestDemoClients(t *testing.T) {
 	settings := demo.Settings{Datagrams: true}
 	n := node.Start(t, demo.Place{}, settings)
