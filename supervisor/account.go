@@ -8,6 +8,7 @@ import (
 
 	"github.com/baton-mesh/baton/bpf/flows"
 	"github.com/baton-mesh/baton/supervisor/cgroup"
+	"github.com/baton-mesh/baton/supervisor/state"
 )
 
 // accounts is what the kernel counts of the flows of every generation. Its zero
@@ -37,7 +38,7 @@ func (s *Supervisor) openAccount(pins string) {
 	}
 	// What the state file does not know of has ended.
 	err = s.accounts.flows.Prune(func(id uint64) bool {
-		return slices.ContainsFunc(s.state.Generations, func(g stateGeneration) bool { return g.ID == id })
+		return slices.ContainsFunc(s.state.Generations, func(g state.Generation) bool { return g.ID == id })
 	})
 	if err != nil {
 		s.log.Error("accounts of an earlier supervisor stay", "error", err)

@@ -17,6 +17,7 @@ import (
 	"github.com/baton-mesh/baton/proxy/keys"
 	"github.com/baton-mesh/baton/proxy/ledger"
 	"github.com/baton-mesh/baton/supervisor/spawn"
+	"github.com/baton-mesh/baton/supervisor/state"
 	"github.com/baton-mesh/baton/supervisor/steer"
 )
 
@@ -31,9 +32,9 @@ import (
 // and takes what the keeper has for them. What of a generation cannot be found
 // makes it a leftover: it serves until one of ours does, and is then told to stop.
 func (s *Supervisor) findLeft(left map[string]int) {
-	if s.state.Boot != bootID() {
+	if s.state.Boot != state.BootID() {
 		s.state.Generations, s.state.Release, s.state.Previous = nil, nil, nil
-		s.state.Boot = bootID()
+		s.state.Boot = state.BootID()
 	}
 	for _, was := range s.state.Generations {
 		g, err := openLeftover(was)
@@ -59,7 +60,7 @@ func (s *Supervisor) findLeft(left map[string]int) {
 			return
 		}
 		s.kept, s.keptOnly, s.keptText = recipe, s.state.PreviousOf, text
-		s.keeper.put(map[string]int{keptPrevious + "binary": recipe.binary.FD(), keptPrevious + "config": text})
+		s.keeper.Put(map[string]int{keptPrevious + "binary": recipe.binary.FD(), keptPrevious + "config": text})
 	}
 }
 
@@ -98,7 +99,7 @@ func take(left map[string]int, name string) (int, error) {
 
 // recipeFrom is a recipe as it stands in the state file and with the keeper, and
 // the memfd of its configuration.
-func recipeFrom(r *stateRecipe, prefix string, left map[string]int) (_ *recipe, text int, err error) {
+func recipeFrom(r *state.Recipe, prefix string, left map[string]int) (_ *recipe, text int, err error) {
 	if text, err = take(left, prefix+"config"); err != nil {
 		return nil, -1, err
 	}
@@ -128,7 +129,7 @@ func readConfig(fd int) (*config.Config, error) {
 }
 
 // regain makes a generation that was left one of ours.
-func (s *Supervisor) regain(g *generation, was stateGeneration, left map[string]int) (err error) {
+func (s *Supervisor) regain(g *generation, was state.Generation, left map[string]int) (err error) {
 	if was.Recipe == nil {
 		return errors.New("it was a leftover already")
 	}
@@ -178,9 +179,9 @@ func (s *Supervisor) regain(g *generation, was stateGeneration, left map[string]
 		}
 	}
 	g.recipe, g.text, g.sockets, g.adopted, g.stood, g.toldAt = what, text, sockets, true, was.Cookies, was.ToldAt
-	g.slot, g.state, g.started, g.deadline, g.told = was.Slot, was.State, was.Started, was.Deadline, was.Told
-	g.dropped = func() { s.keeper.drop(keptOf(g.id, "socket/")) }
-	if was.State != Starting {
+	g.slot, g.state, g.started, g.deadline, g.told = was.Slot, State(was.State), was.Started, was.Deadline, was.Told
+	g.dropped = func() { s.keeper.Drop(keptOf(g.id, "socket/")) }
+	if g.state != Starting {
 		g.readyOnce.Do(func() { close(g.ready) })
 	}
 	s.slots[g.slot] = g
@@ -191,7 +192,7 @@ func (s *Supervisor) regain(g *generation, was stateGeneration, left map[string]
 
 // guessRecipe is what a generation runs when only its process can tell: the binary
 // is certain, the configuration is the file's as it is now.
-func (s *Supervisor) guessRecipe(g *generation, r *stateRecipe) (*recipe, error) {
+func (s *Supervisor) guessRecipe(g *generation, r *state.Recipe) (*recipe, error) {
 	binary, err := spawn.Open(filepath.Join("/proc", strconv.Itoa(g.process.PID), "exe"))
 	if err != nil {
 		return nil, err
@@ -229,7 +230,7 @@ func fdOf(p *spawn.Process, cookie uint64) (int, error) {
 // forgetLeft closes what nobody has taken, here and with the keeper: a listening
 // socket of a generation that has ended hands on its queue then.
 func (s *Supervisor) forgetLeft() {
-	s.keeper.forget(s.unclaimed)
+	s.keeper.Forget(s.unclaimed)
 	s.unclaimed = nil
 }
 

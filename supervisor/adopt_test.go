@@ -13,6 +13,7 @@ import (
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/supervisor/spawn"
+	"github.com/baton-mesh/baton/supervisor/state"
 	"github.com/baton-mesh/baton/supervisor/steer"
 )
 
@@ -73,7 +74,7 @@ func TestInterruptedReleaseIsUndone(t *testing.T) {
 			if c.inShift {
 				s.shift = shiftInForce{current: candidate, other: previous}
 			}
-			s.undoInterrupted(&stateRelease{ID: 7, Candidate: 2, Previous: 1})
+			s.undoInterrupted(&state.Release{ID: 7, Candidate: 2, Previous: 1})
 			s.sortOut()
 			if got := s.history[0].Outcome; got != c.outcome {
 				t.Errorf("outcome %s, want %s", got, c.outcome)

@@ -10,8 +10,10 @@ import (
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/supervisor/idkeys"
+	"github.com/baton-mesh/baton/supervisor/keeper"
 	"github.com/baton-mesh/baton/supervisor/notify"
 	"github.com/baton-mesh/baton/supervisor/spawn"
+	"github.com/baton-mesh/baton/supervisor/state"
 	"github.com/baton-mesh/baton/supervisor/steer"
 )
 
@@ -35,8 +37,8 @@ func adopting(t *testing.T, found ...*generation) *Supervisor {
 		t.Fatal(err)
 	}
 	s := &Supervisor{
-		log: slog.New(slog.DiscardHandler), config: &config.Config{}, file: stateFile{filepath.Join(dir, "state.json")}, notify: socket,
-		keeper: &warden{held: map[string]int{}}, steering: noSockets{shiftsOnly{exclusive: true}},
+		log: slog.New(slog.DiscardHandler), config: &config.Config{}, file: state.In(dir), notify: socket,
+		keeper: new(keeper.Warden), steering: noSockets{shiftsOnly{exclusive: true}},
 		outcomes: map[Outcome]uint64{}, counted: newCounted(), abandon: make(chan struct{}), hurried: make(chan struct{}),
 		wake: make(chan struct{}, 1), generations: slices.Clone(found),
 	}
@@ -68,7 +70,7 @@ func adopting(t *testing.T, found ...*generation) *Supervisor {
 func TestDismissedCandidateIsForgotten(t *testing.T) {
 	serves, candidate := left(t, 1, Serving, sleeper()), left(t, 2, Ready, sleeper())
 	s := adopting(t, serves, candidate)
-	s.state.Release = &stateRelease{ID: 7, Candidate: 2, Previous: 1}
+	s.state.Release = &state.Release{ID: 7, Candidate: 2, Previous: 1}
 	s.adopt()
 	eventually(t, "the candidate is forgotten", func() bool {
 		s.mu.Lock()

@@ -20,6 +20,7 @@
 //
 // The stages are validate.go to verify.go, in the order that release.go gives; drain.go
 // and reap.go follow. watch.go, gates.go and conservation.go find the verdict. adopt.go
-// takes over what an earlier supervisor left; state.go and keep.go see to it that there
-// is something to take. How a new flow finds its generation is the business of package steer.
+// takes over what an earlier supervisor left; record.go and keep.go see to it that there
+// is something to take: a file (package state) and descriptors (package keeper). How a new
+// flow finds its generation is the business of package steer.
 package supervisor

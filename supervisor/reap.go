@@ -12,6 +12,7 @@ import (
 
 	"github.com/baton-mesh/baton/bpf/flows"
 	"github.com/baton-mesh/baton/supervisor/spawn"
+	"github.com/baton-mesh/baton/supervisor/state"
 )
 
 // syncTimeout bounds the reading of what a generation said last.
@@ -153,7 +154,7 @@ func (s *Supervisor) remove(g *generation) {
 		s.steering.EmptyDatagrams(g.slot) // again, should it have ended before it was put there
 	}
 	g.process.Close()
-	s.keeper.drop(keptOf(g.id, ""))
+	s.keeper.Drop(keptOf(g.id, ""))
 	if g.text > 0 {
 		unix.Close(g.text)
 	}
@@ -189,13 +190,13 @@ func (s *Supervisor) remove(g *generation) {
 }
 
 // openLeftover finds a process that an earlier supervisor started.
-func openLeftover(left stateGeneration) (*generation, error) {
+func openLeftover(left state.Generation) (*generation, error) {
 	process, err := spawn.Attach(left.PID)
 	if err != nil {
 		return nil, err
 	}
 	// The descriptor names one process for good; was it this one that was meant?
-	if start, err := startTimeOf(left.PID); err != nil || start != left.StartTime || process.Ended(0) {
+	if start, err := spawn.StartTime(left.PID); err != nil || start != left.StartTime || process.Ended(0) {
 		process.Close()
 		return nil, os.ErrProcessDone
 	}

@@ -32,7 +32,7 @@ func resourcesOf(pid int) (r resources) {
 		}
 	}
 	if data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil {
-		// Field 20, counted as in parseStartTime.
+		// Field 20, counted as for [spawn.StartTime].
 		fields := bytes.Fields(data[max(0, bytes.LastIndexByte(data, ')')):])
 		if len(fields) > 18 {
 			r.threads, _ = strconv.Atoi(string(fields[18]))

@@ -29,10 +29,6 @@ const asGeneration = "be-a-generation"
 // generationMain is a server by socket activation that knows nothing of Baton.
 // It answers every request with its generation's number.
 func generationMain(how string) {
-	if how == "write-state" {
-		writeStates(os.Getenv("STATE_FILE"))
-		return
-	}
 	_, number, _ := strings.Cut(os.Getenv("OTEL_RESOURCE_ATTRIBUTES"), "baton.generation=")
 	notify := func(text string) {
 		c, err := net.Dial("unixgram", os.Getenv(contract.EnvNotifySocket))

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"github.com/baton-mesh/baton/bpf/reuseport"
+	"github.com/baton-mesh/baton/supervisor/state"
 	"github.com/baton-mesh/baton/supervisor/steer"
 )
 
@@ -11,15 +12,12 @@ import (
 // noteSplit writes down who has which listeners. s.mu is held.
 func (s *Supervisor) noteSplit() {
 	st := &s.state
-	st.Version, st.Current, st.Own, st.Loan = stateVersion, 0, idsOf(s.owners()), nil
+	st.Current, st.Own, st.Loan = 0, idsOf(s.owners()), nil
 	if g := s.shift.current; g != nil {
 		st.Current = g.id
 	}
 	if l := s.borrowed; l != nil {
-		st.Loan = &stateLoan{By: l.by.id, From: idsOf(l.from)}
-	}
-	if st.Own != nil || st.Loan != nil || st.PreviousOf != nil {
-		st.Version = splitVersion
+		st.Loan = &state.Loan{By: l.by.id, From: idsOf(l.from)}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/state"
 )
 
 // splitLeft is a supervisor that has found generations, each with the listeners a
@@ -41,7 +42,7 @@ func TestInterruptedReleaseOfTheLastListener(t *testing.T) {
 	before, candidate := left(t, 1, Serving, sleeper()), left(t, 2, Serving, sleeper())
 	s := splitLeft(before, candidate)
 	s.shift = shiftInForce{current: candidate}
-	s.undoInterrupted(&stateRelease{ID: 7, Candidate: 2, Previous: 1, Listeners: []string{"a"}, Own: map[string]uint64{"b": 9}})
+	s.undoInterrupted(&state.Release{ID: 7, Candidate: 2, Previous: 1, Listeners: []string{"a"}, Own: map[string]uint64{"b": 9}})
 	s.sortOut()
 	if got := s.history[0].Outcome; got != RolledBack {
 		t.Errorf("outcome %s", got)
@@ -94,7 +95,7 @@ func TestListenersOfACandidateThatIsUndone(t *testing.T) {
 	for _, last := range []bool{false, true} {
 		s := splitLeft(before, candidate)
 		candidate.recipe.config.Listeners = candidate.recipe.config.Listeners[:1:1]
-		s.state.Release = &stateRelease{Candidate: 2}
+		s.state.Release = &state.Release{Candidate: 2}
 		if last {
 			s.generations = slices.Delete(s.generations, 0, 1)
 		}

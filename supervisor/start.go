@@ -121,7 +121,7 @@ func (s *Supervisor) fork(what *recipe) (_ *generation, err error) {
 			if g.cgroup != nil {
 				g.cgroup.Remove()
 			}
-			s.keeper.drop(keptOf(g.id, ""))
+			s.keeper.Drop(keptOf(g.id, ""))
 			if g.text > 0 {
 				unix.Close(g.text)
 			}
@@ -147,7 +147,7 @@ func (s *Supervisor) fork(what *recipe) (_ *generation, err error) {
 		s.log.Error("the generation will keep no ledger", "generation", g.id, "error", err)
 	}
 	s.openIntake(g)
-	g.dropped = func() { s.keeper.drop(keptOf(g.id, "socket/")) }
+	g.dropped = func() { s.keeper.Drop(keptOf(g.id, "socket/")) }
 	if g.text, err = configFD(what.config); err != nil {
 		return nil, err
 	}
@@ -171,7 +171,7 @@ func (s *Supervisor) fork(what *recipe) (_ *generation, err error) {
 // enter would be nobody's, should this supervisor die.
 func (s *Supervisor) enter(g *generation, p *spawn.Process) error {
 	g.process = p
-	g.startTime, _ = startTimeOf(p.PID)
+	g.startTime, _ = spawn.StartTime(p.PID)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.born = g

@@ -69,7 +69,7 @@ func (s *Supervisor) close() {
 	leave := len(s.generations) > 0
 	s.mu.Unlock()
 	if s.keeper != nil {
-		s.keeper.close(leave)
+		s.keeper.Close(leave)
 	}
 	if leave {
 		return

@@ -23,7 +23,9 @@ import (
 	"github.com/baton-mesh/baton/supervisor/cgroup"
 	"github.com/baton-mesh/baton/supervisor/doctor"
 	"github.com/baton-mesh/baton/supervisor/idkeys"
+	"github.com/baton-mesh/baton/supervisor/keeper"
 	"github.com/baton-mesh/baton/supervisor/notify"
+	"github.com/baton-mesh/baton/supervisor/state"
 	"github.com/baton-mesh/baton/supervisor/steer"
 	"github.com/baton-mesh/baton/supervisor/store"
 	"github.com/baton-mesh/baton/supervisor/trace"
@@ -64,7 +66,7 @@ type Supervisor struct {
 	intakes  trace.Intakes
 	store    *store.Store // nil where nothing can be kept
 	lock     *os.File
-	file     stateFile
+	file     state.File
 	notify   *notify.Socket
 	steering steer.Steering
 	why      string        // this steering and no other; empty: it is the best there is
@@ -81,7 +83,7 @@ type Supervisor struct {
 	hurried   chan struct{} // closed when the operator waits no longer
 	wake      chan struct{} // one token: there may be work for the release loop
 	abandon   chan struct{} // closed when what an earlier supervisor left is left once more
-	keeper    *warden
+	keeper    *keeper.Warden
 	unclaimed map[string]int // what the keeper of an earlier supervisor had and nobody has taken
 	work      sync.WaitGroup
 
@@ -95,7 +97,7 @@ type Supervisor struct {
 	exemplars exemplars
 
 	mu          sync.Mutex
-	state       state // as it is in the file
+	state       state.Record // as it is in the file
 	generations []*generation
 	born        *generation // its process is on record and not executed yet
 	slots       [reuseport.Slots]*generation
@@ -163,17 +165,17 @@ func New(o Options) (_ *Supervisor, err error) {
 	}
 	s.why = why
 	dir := s.config.RuntimeDir
-	if s.lock, err = lockRuntimeDir(dir); err != nil {
+	if s.lock, err = state.Lock(dir); err != nil {
 		return nil, err
 	}
-	s.file = stateFile{filepath.Join(dir, "state.json")}
-	if s.state, err = s.file.load(); err != nil {
+	s.file = state.In(dir)
+	if s.state, err = s.file.Load(); err != nil {
 		return nil, err
 	}
-	if s.state.Clock != (clock{}) {
-		s.state.setTo(now())
+	if s.state.Clock != (state.Clock{}) {
+		s.state.SetTo(state.Now())
 	}
-	if err := s.file.save(s.state); err != nil {
+	if err := s.file.Save(s.state); err != nil {
 		return nil, fmt.Errorf("runtime_dir: %w", err)
 	}
 	if s.notify, err = notify.Listen(filepath.Join(dir, "notify")); err != nil {
@@ -182,7 +184,7 @@ func New(o Options) (_ *Supervisor, err error) {
 	if s.cgroups, err = cgroup.MakeBase("baton-" + instanceName(dir)); err != nil {
 		s.log.Warn("no cgroups: READY=1 is believed from a generation's main process alone", "reason", err)
 	}
-	if s.keeper, s.unclaimed, err = openKeeper(dir, s.keeperLost); err != nil {
+	if s.keeper, s.unclaimed, err = keeper.Open(dir, s.keeperLost); err != nil {
 		return nil, err
 	}
 	s.findLeft(s.unclaimed)
@@ -196,7 +198,7 @@ func New(o Options) (_ *Supervisor, err error) {
 	if s.keys, err = keysOf(s.unclaimed); err != nil {
 		return nil, err
 	}
-	s.keeper.put(map[string]int{keptKeys: s.keys.FD()})
+	s.keeper.Put(map[string]int{keptKeys: s.keys.FD()})
 	s.ids = idkeys.New(idkeys.Options{File: s.config.ConnectionIDs.KeyFile, Page: s.keys, Alive: s.livingGenerations, Log: s.log})
 	if err := s.openSteerer(mode, !o.Unsteered); err != nil {
 		return nil, err
@@ -316,51 +318,6 @@ func (s *Supervisor) sender(m notify.Message) *generation {
 		}
 	}
 	return nil
-}
-
-// persist writes the state file. s.mu is held.
-func (s *Supervisor) persist() error {
-	s.state.Generations = s.state.Generations[:0]
-	for _, g := range s.generations {
-		s.state.Generations = append(s.state.Generations, g.record())
-	}
-	if s.born != nil {
-		s.state.Generations = append(s.state.Generations, s.born.record())
-	}
-	s.state.Release = nil
-	s.noteSplit()
-	if r := s.running; r != nil {
-		s.state.Release = &stateRelease{ID: r.result.ID, Cause: r.cause, Started: r.queued, Listeners: r.only, Own: idsOf(r.owners)}
-		if r.only != nil {
-			s.state.Version = splitVersion
-		}
-		if r.candidate != nil {
-			s.state.Release.Candidate = r.candidate.id
-		}
-		if r.previous != nil {
-			s.state.Release.Previous = r.previous.id
-		}
-	}
-	s.state.Salt, s.state.Clock = s.shift.salt, now()
-	s.unsaved = s.file.save(s.state)
-	return s.unsaved
-}
-
-// note is persist where nothing can be done about a failure. s.mu is held.
-func (s *Supervisor) note() {
-	if err := s.persist(); err != nil {
-		s.log.Error("the state file cannot be written: should this supervisor die, the next one goes by what it says", "error", err)
-	}
-}
-
-// noteAgain writes a state file that could not be written when something changed, the
-// disk being full perhaps.
-func (s *Supervisor) noteAgain() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.unsaved != nil && s.persist() == nil {
-		s.log.Info("the state file is written again")
-	}
 }
 
 // applyShift tells the kernel. s.mu is held. With nobody at all the word stays:

@@ -1,11 +1,15 @@
 package supervisor
 
-import "time"
+import (
+	"time"
+
+	"github.com/baton-mesh/baton/supervisor/state"
+)
 
 // undoInterrupted goes back to the generation before, where it can still serve:
 // nobody has seen what the verdict would have been. Where it cannot, the candidate
 // stays. s.mu is held.
-func (s *Supervisor) undoInterrupted(r *stateRelease) {
+func (s *Supervisor) undoInterrupted(r *state.Release) {
 	var candidate, previous *generation
 	for _, g := range s.generations {
 		switch {

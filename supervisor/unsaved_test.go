@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -14,7 +15,7 @@ import (
 // can be, though nothing changes any more.
 func TestStateFileThatCannotBeWritten(t *testing.T) {
 	n := serve(t, conf(t, "serve"))
-	full := n.s.file.path + ".new"
+	full := filepath.Join(n.conf.RuntimeDir, "state.json.new")
 	fill := func() {
 		t.Helper()
 		if err := os.Mkdir(full, 0o700); err != nil {
@@ -31,7 +32,7 @@ func TestStateFileThatCannotBeWritten(t *testing.T) {
 			t.Fatal(err)
 		}
 		eventually(t, "it is written again", func() bool { return n.s.Status().Unsaved == "" })
-		st, err := n.s.file.load()
+		st, err := n.s.file.Load()
 		if err != nil || st.Release != nil || st.NextRelease != release {
 			t.Errorf("%+v, %v", st, err)
 		}

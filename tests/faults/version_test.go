@@ -9,8 +9,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/baton-mesh/baton/supervisor"
 	"github.com/baton-mesh/baton/supervisor/demo"
+	"github.com/baton-mesh/baton/supervisor/keeper"
 	"github.com/baton-mesh/baton/tests/node"
 )
 
@@ -52,7 +52,7 @@ func TestAnotherVersionIsRefused(t *testing.T) {
 			return func() { os.WriteFile(file, text, 0o600) }
 		}, "has layout 99, this baton reads layouts 2 and 3"},
 		{"keeper", func(t *testing.T) func() {
-			path := supervisor.KeeperSocket(run)
+			path := keeper.Socket(run)
 			if err := os.Rename(path, path+".kept"); err != nil {
 				t.Fatal(err)
 			}

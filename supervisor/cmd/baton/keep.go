@@ -3,7 +3,6 @@ package main
 import (
 	"github.com/spf13/cobra"
 
-	"github.com/baton-mesh/baton/supervisor"
 	"github.com/baton-mesh/baton/supervisor/keeper"
 )
 
@@ -17,7 +16,7 @@ supervisor ends in order. baton run starts one by itself where none answers in i
 runtime_dir; a keeper of a unit or a container of its own outlives more.`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			if err := keeper.Serve(supervisor.KeeperSocket(dir)); err != nil {
+			if err := keeper.Serve(keeper.Socket(dir)); err != nil {
 				return exitError{exitFailed, err}
 			}
 			return nil

@@ -19,6 +19,7 @@ import (
 	"github.com/baton-mesh/baton/supervisor/admin"
 	"github.com/baton-mesh/baton/supervisor/balancer"
 	"github.com/baton-mesh/baton/supervisor/demo"
+	"github.com/baton-mesh/baton/supervisor/state"
 )
 
 // leaveTimeout bounds the wait for another supervisor to give way: it finishes the
@@ -80,7 +81,7 @@ func run(ctx context.Context, path string, unsteered, replace bool) error {
 		if err := supervisor.MayFollow(conf.RuntimeDir); err != nil {
 			return fmt.Errorf("the supervisor that runs stays: %w", err)
 		}
-		if err := supervisor.AskToLeave(asking, conf.RuntimeDir); err != nil {
+		if err := state.AskToLeave(asking, conf.RuntimeDir); err != nil {
 			return err
 		}
 	}

@@ -1,4 +1,4 @@
-package supervisor
+package keeper
 
 import (
 	"errors"
@@ -6,8 +6,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-
-	"github.com/baton-mesh/baton/supervisor/keeper"
 )
 
 // A keeper of another protocol is neither ended nor done without.
@@ -17,7 +15,7 @@ func TestKeeperOfAnotherVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: KeeperSocket(dir), Net: "unixpacket"})
+	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: Socket(dir), Net: "unixpacket"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,8 +32,8 @@ func TestKeeperOfAnotherVersion(t *testing.T) {
 		}
 	}()
 	// This process answers: it would not survive being taken for one that is stuck.
-	_, _, err = openKeeper(dir, func(err error) { t.Errorf("done without: %v", err) })
-	if !errors.Is(err, keeper.ErrProtocol) || !strings.Contains(err.Error(), "a message of protocol 9, this is 1") {
+	_, _, err = Open(dir, func(err error) { t.Errorf("done without: %v", err) })
+	if !errors.Is(err, ErrProtocol) || !strings.Contains(err.Error(), "a message of protocol 9, this is 1") {
 		t.Errorf("%v", err)
 	}
 }

@@ -1,0 +1,95 @@
+package supervisor
+
+import (
+	"errors"
+
+	"github.com/baton-mesh/baton/bpf/reuseport"
+	"github.com/baton-mesh/baton/supervisor/keeper"
+	"github.com/baton-mesh/baton/supervisor/state"
+	"github.com/baton-mesh/baton/supervisor/steer"
+)
+
+// What goes into the state file, and when; see package state for the file itself.
+
+// persist writes the state file. s.mu is held.
+func (s *Supervisor) persist() error {
+	s.state.Generations = s.state.Generations[:0]
+	for _, g := range s.generations {
+		s.state.Generations = append(s.state.Generations, g.record())
+	}
+	if s.born != nil {
+		s.state.Generations = append(s.state.Generations, s.born.record())
+	}
+	s.state.Release = nil
+	s.noteSplit()
+	if r := s.running; r != nil {
+		s.state.Release = &state.Release{ID: r.result.ID, Cause: r.cause, Started: r.queued, Listeners: r.only, Own: idsOf(r.owners)}
+		if r.candidate != nil {
+			s.state.Release.Candidate = r.candidate.id
+		}
+		if r.previous != nil {
+			s.state.Release.Previous = r.previous.id
+		}
+	}
+	s.state.Salt, s.state.Clock = s.shift.salt, state.Now()
+	s.unsaved = s.file.Save(s.state)
+	return s.unsaved
+}
+
+// note is persist where nothing can be done about a failure. s.mu is held.
+func (s *Supervisor) note() {
+	if err := s.persist(); err != nil {
+		s.log.Error("the state file cannot be written: should this supervisor die, the next one goes by what it says", "error", err)
+	}
+}
+
+// noteAgain writes a state file that could not be written when something changed, the
+// disk being full perhaps.
+func (s *Supervisor) noteAgain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.unsaved != nil && s.persist() == nil {
+		s.log.Info("the state file is written again")
+	}
+}
+
+// recordOf is a recipe for the state file.
+func recordOf(r *recipe) *state.Recipe {
+	return &state.Recipe{Binary: r.binary.Path, Stamp: r.binary.Stamp(), Config: r.configPath, UID: r.account.UID, GID: r.account.GID}
+}
+
+// record is a generation for the state file. Supervisor.mu is held.
+func (g *generation) record() state.Generation {
+	st := state.Generation{ID: g.id, PID: g.process.PID, StartTime: g.startTime, Slot: g.slot, State: string(g.state), Started: g.started, Deadline: g.deadline, Told: g.told, ToldAt: g.toldAt}
+	if g.recipe != nil {
+		st.Recipe, st.Cookies = recordOf(g.recipe), map[string][]uint64{}
+		for name, workers := range g.sockets {
+			for _, sock := range workers {
+				st.Cookies[name] = append(st.Cookies[name], sock.Cookie)
+			}
+		}
+		if g.stood != nil {
+			st.Cookies = g.stood
+		}
+	}
+	return st
+}
+
+// MayFollow says why a supervisor of this version could not adopt what another one has
+// in a runtime directory: its state, its keeper or its tables have another version. To
+// be asked before it is made to leave.
+func MayFollow(runtimeDir string) error {
+	if _, err := state.In(runtimeDir).Load(); err != nil {
+		return err
+	}
+	if c, err := keeper.Connect(keeper.Socket(runtimeDir)); err == nil {
+		defer c.Close()
+		if err := c.Ping(); errors.Is(err, keeper.ErrProtocol) {
+			return err
+		}
+	}
+	if err := reuseport.Pinned(steer.Pins(instanceName(runtimeDir))); errors.Is(err, reuseport.ErrLayout) {
+		return err
+	}
+	return nil
+}
