@@ -19,7 +19,7 @@ export BPF2GO_CC := $(CLANG)
 LINT := bin/tools/golangci-lint-$(GOLANGCI_LINT)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test check generate verifier faults soak quic jaeger collector gates listeners cost figures claim capacity vips bench install clean help
+.PHONY: build demo test check generate verifier faults soak quic jaeger collector tempo gates listeners cost figures claim capacity vips bench install clean help
 
 build: ## build bin/baton and bin/baton-proxy
 	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/ ./supervisor/cmd/baton ./proxy/cmd/baton-proxy
@@ -63,10 +63,13 @@ quic: build ## QUIC at full length: 200 releases, all slots used twice, a minute
 	BATON_RELEASES=200 BATON_ROUND=300 BATON_FLIPS=1m BATON_RATES=15 BATON_CADDY=1 BATON_RESETS=20 BATON_TEST_CHROMIUM=1 go test -count=1 -timeout 1h -v ./tests/quic
 
 jaeger: build ## build Jaeger in a module of its own and show it a release (root, network, ten minutes)
-	BATON_TEST_JAEGER=1 go test -count=1 -timeout 1h -run TestJaegerShowsARelease -v ./tests/jaeger
+	BATON_TEST_JAEGER=1 go test -count=1 -timeout 1h -run TestJaegerShowsARelease -v ./tests/receivers
 
 collector: build ## build the OpenTelemetry Collector in a module of its own and show it a release (root, network, five minutes)
-	BATON_TEST_COLLECTOR=1 go test -count=1 -timeout 1h -run TestCollectorShowsARelease -v ./tests/collector
+	BATON_TEST_COLLECTOR=1 go test -count=1 -timeout 1h -run TestCollectorShowsARelease -v ./tests/receivers
+
+tempo: build ## build Grafana Tempo in a module of its own and show it a release (root, network, ten minutes)
+	BATON_TEST_TEMPO=1 go test -count=1 -timeout 1h -run TestTempoShowsARelease -v ./tests/receivers
 
 listeners: build ## 5,000 listeners on one port: how long start, release and stop take (root)
 	BATON_TEST_LISTENERS=5000 go test -p 1 -count=1 -timeout 30m -run TestManyListeners -v ./supervisor ./tests/release
