@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/proxy/ledger"
 	"github.com/baton-mesh/baton/proxy/listener"
 )
@@ -68,6 +69,9 @@ func (a *account) end(h *handler, w *response, r *http.Request, ex *exchange) {
 	}
 	if a.trace.sampled {
 		record.Flags |= ledger.Sampled
+	}
+	if h.cfg.Protocol == config.HTTPS {
+		record.Flags |= ledger.Secure
 	}
 	if w.probe {
 		record.Flags |= ledger.Probing

@@ -127,6 +127,11 @@ func TestEachRequestAndConnectionIsCountedOnce(t *testing.T) {
 		r := l.Read()
 		p := protocol.String()
 		want(t, classes(&r), map[string]uint64{p + " web 2xx": 5, p + " web 4xx": 2, p + " web 5xx": 3, p + " web 3xx": 1, p + " web aborted": 1})
+		l.Kept(func(k *ledger.Record) {
+			if secure := k.Flags&ledger.Secure != 0; secure != strings.HasPrefix(base, "https:") {
+				t.Errorf("a request to %s, by TLS: %v", base, secure)
+			}
+		})
 		if flows := r.Total().Flows; flows.Accepted == 0 || flows.Failed == 0 || flows.Failed > flows.Accepted {
 			t.Errorf("flows %+v", flows)
 		}

@@ -95,24 +95,36 @@ func TestRequestsHaveSpans(t *testing.T) {
 	}
 	n.s.requestSpans([]RequestSpan{record(1, during, 1), record(1, during.Add(-time.Hour), 2), record(1, time.Now().Add(time.Hour), 3)})
 	n.s.requestSpans([]RequestSpan{record(5, during, 4)})
+	purge := record(1, during, 5)
+	purge.Method, purge.Flags = "PURGE", ledger.Secure
+	n.s.requestSpans([]RequestSpan{purge})
 
 	var of []*tracepb.Span
 	for _, s := range n.spansOf(1) {
-		if s.Name == "GET" {
+		if s.Name == "GET" || s.Name == "HTTP" {
 			of = append(of, s)
 		}
 	}
-	if len(of) != 1 || of[0].TraceId[0] != 1 {
+	if len(of) != 2 || of[0].TraceId[0] != 1 || of[1].TraceId[0] != 5 {
 		t.Fatalf("requests of the release: %v", of)
 	}
 	s := of[0]
-	got := map[string]string{}
-	for _, a := range s.Attributes {
-		if got[a.Key] = a.Value.GetStringValue(); got[a.Key] == "" {
-			got[a.Key] = fmt.Sprint(a.Value.GetIntValue())
+	attributes := func(s *tracepb.Span) map[string]string {
+		got := map[string]string{}
+		for _, a := range s.Attributes {
+			if got[a.Key] = a.Value.GetStringValue(); got[a.Key] == "" {
+				got[a.Key] = fmt.Sprint(a.Value.GetIntValue())
+			}
 		}
+		return got
 	}
+	got := attributes(of[1])
+	if got["http.request.method"] != "_OTHER" || got["http.request.method_original"] != "PURGE" || got["url.scheme"] != "https" {
+		t.Errorf("a method that the conventions do not know, by TLS: %v", got)
+	}
+	got = attributes(s)
 	for key, want := range map[string]string{
+		"url.scheme": "http", "network.peer.address": "192.0.2.1", "network.peer.port": "40000",
 		"http.request.method": "GET", "url.path": "/cart", "server.address": "shop.example", "server.port": "443",
 		"client.address": "192.0.2.1", "client.port": "40000", "http.response.status_code": "502", "error.type": "upstream-connect",
 		"network.protocol.name": "http", "network.protocol.version": "2", "network.transport": "tcp",

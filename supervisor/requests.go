@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strconv"
 
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	oteltrace "go.opentelemetry.io/otel/trace"
 	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
 	resourcepb "go.opentelemetry.io/proto/otlp/resource/v1"
@@ -34,7 +35,7 @@ func (s *Supervisor) requestSpans(all []RequestSpan) {
 	s.mu.Unlock()
 	s.traces.Add(&tracepb.ResourceSpans{
 		Resource:   &resourcepb.Resource{Attributes: append(generationTag(s.config.Node.Name, id), trace.TextValue("service.name", "baton-proxy"))},
-		ScopeSpans: []*tracepb.ScopeSpans{{Scope: &commonpb.InstrumentationScope{Name: trace.Scope}, Spans: spans}},
+		ScopeSpans: []*tracepb.ScopeSpans{{Scope: &commonpb.InstrumentationScope{Name: trace.Scope}, SchemaUrl: semconv.SchemaURL, Spans: spans}},
 	})
 }
 
@@ -110,7 +111,15 @@ func requestSpan(r *RequestSpan, release uint64) *tracepb.Span {
 	number(string(trace.FlowRequest), int64(r.Index))
 	number(string(trace.FlowAge), r.FlowAge.Milliseconds())
 	protocolOf(r, text)
-	text("http.request.method", r.Method)
+	if r.Method != "" {
+		method := r.Method
+		if !known(method) {
+			text("http.request.method_original", method)
+			method = "_OTHER"
+		}
+		text("http.request.method", method)
+		text("url.scheme", schemeOf(r.Flags))
+	}
 	text("url.path", r.Path)
 	host, port, err := net.SplitHostPort(r.Host)
 	if err != nil {
@@ -123,6 +132,8 @@ func requestSpan(r *RequestSpan, release uint64) *tracepb.Span {
 	if client, err := netip.ParseAddrPort(r.Client); err == nil {
 		text("client.address", client.Addr().String())
 		number("client.port", int64(client.Port()))
+		text("network.peer.address", client.Addr().String())
+		number("network.peer.port", int64(client.Port()))
 	}
 	if r.Status != 0 {
 		number("http.response.status_code", int64(r.Status))
@@ -149,10 +160,30 @@ func requestSpan(r *RequestSpan, release uint64) *tracepb.Span {
 
 // requestName has few values, as the conventions want it.
 func requestName(r *RequestSpan) string {
-	if r.Method == "" {
+	switch {
+	case r.Method == "":
 		return r.Protocol.String()
+	case !known(r.Method):
+		return "HTTP"
 	}
 	return r.Method
+}
+
+// known reports whether the conventions know a method of HTTP: those of RFC 9110,
+// PATCH (RFC 5789) and QUERY.
+func known(method string) bool {
+	switch method {
+	case "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY":
+		return true
+	}
+	return false
+}
+
+func schemeOf(f ledger.Flags) string {
+	if f&ledger.Secure != 0 {
+		return "https"
+	}
+	return "http"
 }
 
 func protocolOf(r *RequestSpan, text func(key, value string)) {

@@ -102,8 +102,8 @@ func TestWhatASpanIsKeptFor(t *testing.T) {
 	l, w := pair(t)
 	var f Flow
 	w.Accept(&f, 0, begin)
-	rare := [16]byte{0: 1, 8: 0xff} // among one in a hundred: its last 56 bits are 0
-	usual := [16]byte{0: 1, 9: 0xff}
+	rare := [16]byte{9: 0xfd, 10: 0x71} // among one in a hundred: 0xfd70a3d70a3d70 is 99 % of 56 bits
+	usual := [16]byte{8: 0xff, 9: 0xfd, 10: 0x70}
 	parent := [8]byte{7: 9}
 	tests := []struct {
 		name  string
@@ -149,7 +149,7 @@ func TestRecordsComeBackWhole(t *testing.T) {
 	var f Flow
 	w.Accept(&f, 1, begin)
 	r := Record{
-		Key: Key{Route: 1, Protocol: HTTP2, Class: Status5xx}, TraceID: [16]byte{1, 2, 9: 0xff, 15: 3}, SpanID: [8]byte{4}, ParentID: [8]byte{5},
+		Key: Key{Route: 1, Protocol: HTTP2, Class: Status5xx}, TraceID: [16]byte{1, 2, 9: 0x7f, 15: 3}, SpanID: [8]byte{4}, ParentID: [8]byte{5},
 		Head: 3 * time.Millisecond, Status: 502, Method: "POST", Host: "example.org", Path: "/a/b",
 		Client: "[2001:db8::1]:40000", Upstream: "127.0.0.1:9001", Error: "upstream-connect",
 	}

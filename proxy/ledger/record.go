@@ -17,7 +17,8 @@ const (
 	Slow                        // it took longer than the threshold in force
 	Probing                     // it is the supervisor's
 	Anomalous                   // something happened to its flow: the deadline of a drain, a panic
-	Chance                      // of one in a hundred, by its trace ID
+	Chance                      // of one in a hundred, see [Drawn]
+	Secure                      // it came by TLS
 )
 
 // Keep are the flags for each of which a span is kept.

@@ -196,10 +196,6 @@ func (f *Flow) Begin(now time.Time) Call {
 // Kept says that the call has an account.
 func (c *Call) Kept() bool { return c.flow != nil }
 
-// oneInAHundred is compared with the random part of a trace ID, its last 56 bits
-// (W3C Trace Context Level 2, 3.2.2.3), so that all nodes draw alike.
-const oneInAHundred = (1 << 56) / 100
-
 // End counts the request, once, and keeps its span if there is reason to. It took
 // so long, by the same clock as when it began. Of r
 // it takes Route, Protocol, Class, Status, Head, the text and what of the trace
@@ -252,7 +248,7 @@ func (c *Call) End(r *Record, took time.Duration) {
 	if counted > slow {
 		r.Flags |= Slow
 	}
-	if binary.BigEndian.Uint64(r.TraceID[8:])&(1<<56-1) < oneInAHundred {
+	if Drawn(r.TraceID) {
 		r.Flags |= Chance
 	}
 	if r.Flags&Keep != 0 {
@@ -273,6 +269,15 @@ func (c *Call) End(r *Record, took time.Duration) {
 		}
 	}
 	c.flow = nil
+}
+
+// Drawn reports whether a trace is of the one in a hundred that are kept for no other
+// reason: by the random part of its ID, the last 56 bits (W3C Trace Context Level 2,
+// 3.2.2.3), and from a threshold on, as OpenTelemetry's consistent sampling has it. So
+// every node that a trace passes draws alike, and who samples more has these as well.
+func Drawn(traceID [16]byte) bool {
+	const most = 1 << 56
+	return binary.BigEndian.Uint64(traceID[8:])&(most-1) >= most/100*99
 }
 
 // NewSpanID draws the ID of a span.

@@ -74,7 +74,7 @@ func TestSampling(t *testing.T) {
 	failed.Status = &tracepb.Status{Code: tracepb.Status_STATUS_CODE_ERROR}
 	slow.EndTimeUnixNano = slow.StartTimeUnixNano + uint64(slowSpan)
 	called.Flags, called.ParentSpanId = hasRemote|isRemote, []byte("12345678")
-	binary.BigEndian.PutUint64(lucky.TraceId[8:], 700)
+	binary.BigEndian.PutUint64(lucky.TraceId[8:], 1<<56-1)
 	sibling := span()
 	sibling.TraceId = failed.TraceId
 

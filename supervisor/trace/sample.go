@@ -1,19 +1,17 @@
 package trace
 
 import (
-	"encoding/binary"
 	"sync"
 	"time"
 
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
+
+	"github.com/baton-mesh/baton/proxy/ledger"
 )
 
 const (
 	// slowSpan is how long a span of a foreign generation takes to be kept for it.
 	slowSpan = time.Second
-	// chance is the share of traces kept for no other reason: one in a hundred,
-	// by the random half of the trace ID, so that every node keeps the same.
-	chance = 100
 	// mostRemembered bounds the traces known to be kept.
 	mostRemembered = 4096
 
@@ -45,7 +43,7 @@ func (s *Sampler) Choose(spans []*tracepb.ResourceSpans) (kept, gone int) {
 	each(spans, func(span *tracepb.Span) bool {
 		id := [16]byte(span.TraceId)
 		_, known := s.kept[id]
-		if !known && binary.BigEndian.Uint64(id[8:])%chance != 0 {
+		if !known && !ledger.Drawn(id) {
 			gone++
 			return false
 		}
