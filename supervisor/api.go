@@ -80,6 +80,9 @@ type Result struct {
 	// Verdict is what the gates found; nil for a release that was not watched.
 	Verdict *Verdict `json:"verdict,omitempty"`
 	TraceID string   `json:"trace_id,omitempty"`
+	// Ended are the generations that it replaced or took back and that have ended,
+	// most of them after the verdict.
+	Ended []Ending `json:"ended,omitempty"`
 }
 
 // StageResult is one stage of a release, or its undoing.

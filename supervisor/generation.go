@@ -129,6 +129,7 @@ type generation struct {
 	endTraced    bool                  // somebody records it
 	toldAt       time.Time
 	exit         string
+	ended        *Ending // nil: it is not forgotten yet
 }
 
 // socketsOf are its listening sockets on some listeners; nil: on all.

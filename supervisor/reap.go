@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/baton-mesh/baton/bpf/flows"
 	"github.com/baton-mesh/baton/supervisor/spawn"
 	"github.com/baton-mesh/baton/supervisor/state"
 )
@@ -175,9 +174,8 @@ func (s *Supervisor) remove(g *generation) {
 	s.accounts.forgetQueues(g)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	undeclared := last[flows.OpenAtExit] - min(last[flows.OpenAtExit], uint64(g.cut+g.idleClosed))
-	left := g.openDatagrams()
-	s.drained.Undeclared += undeclared + left
+	e := s.endingOf(g, last)
+	s.drained.Undeclared += e.Undeclared
 	s.endAccount(g)
 	g.book.close()
 	s.generations = slices.DeleteFunc(s.generations, func(other *generation) bool { return other == g })
@@ -185,8 +183,9 @@ func (s *Supervisor) remove(g *generation) {
 		s.slots[g.slot] = nil
 	}
 	s.forgetListeners()
+	s.noteEnding(g, e)
 	s.note()
-	s.log.Info("generation ended", "generation", g.id, "exit", g.exit, "cut", g.cut, "idle_closed", g.idleClosed, "half_open_left", g.halfOpenLeft, "undeclared", undeclared, "undeclared_datagrams", left)
+	s.log.Info("generation ended", "generation", g.id, "exit", e.Exit, "cut", e.Cut, "idle_closed", e.IdleClosed, "half_open_left", e.HalfOpenLeft, "undeclared", e.Undeclared, "in_flight", e.InFlight)
 }
 
 // openLeftover finds a process that an earlier supervisor started.

@@ -62,6 +62,7 @@ type release struct {
 	shifted bool            // flows have been given to the candidate
 	whole   bool            // all of them: the ramp is over
 	resumed chan struct{}   // paused until it is closed; nil: it is not
+	endings []Ending        // of generations, while it runs
 }
 
 // ErrStopping is returned to who asks a stopping supervisor for a release.
@@ -152,6 +153,7 @@ func (s *Supervisor) finish(r *release, o Outcome, reason string) {
 	r.result.Outcome, r.result.ExitCode, r.result.Reason = o, o.ExitCode(), reason
 	s.outcomes[o]++
 	r.ended = time.Now()
+	r.result.Ended = r.endings
 	s.remember(r.result)
 	if r.recipe != nil && r.candidate == nil {
 		r.recipe.binary.Close() // no generation owns it

@@ -185,13 +185,16 @@ func (e *tracedEnd) end(phase string) {
 		return
 	}
 	e.s.mu.Lock()
-	cut, idle, halfOpen, exit := e.g.cut, e.g.idleClosed, e.g.halfOpenLeft, e.g.exit
+	cut, idle, halfOpen, exit, ended := e.g.cut, e.g.idleClosed, e.g.halfOpenLeft, e.g.exit, e.g.ended
 	e.s.mu.Unlock()
 	if phase == "drain" {
 		e.span.SetAttributes(trace.DrainCut.Int(cut), trace.DrainIdleClosed.Int(idle), trace.DrainHalfOpenLeft.Int(halfOpen))
 	}
 	if exit != "" {
 		e.span.SetAttributes(trace.Exit.String(exit))
+	}
+	if ended != nil {
+		e.span.SetAttributes(trace.ExitUndeclared.Int64(int64(ended.Undeclared)), trace.ExitInFlight.Int64(int64(ended.InFlight)))
 	}
 	e.span.End()
 }

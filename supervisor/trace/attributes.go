@@ -41,6 +41,8 @@ const (
 	DrainIdleClosed   = attribute.Key("baton.drain.idle_closed")
 	DrainHalfOpenLeft = attribute.Key("baton.drain.half_open_left")
 	Exit              = attribute.Key("baton.exit")
+	ExitUndeclared    = attribute.Key("baton.exit.undeclared")
+	ExitInFlight      = attribute.Key("baton.exit.in_flight")
 )
 
 // The events on spans.

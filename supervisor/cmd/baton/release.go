@@ -123,6 +123,9 @@ func printResult(r supervisor.Result) {
 	for _, e := range r.Evidence {
 		fmt.Println("  evidence:", e)
 	}
+	for _, e := range r.Ended {
+		fmt.Println("  ended:", e)
+	}
 	if v := r.Verdict; v != nil {
 		fmt.Printf("  verdict: %s, %.0f ms after the shift; flows harmed: %d\n", v.Judgement, v.Milliseconds, v.Harmed)
 		for _, f := range v.Findings {
