@@ -86,7 +86,6 @@ func (f *flow) close(cut bool) {
 		s := f.server
 		s.mu.Lock()
 		delete(s.flows, f.id)
-		s.closeIfEmpty()
 		s.mu.Unlock()
 		how := ledger.Record{Key: ledger.Key{Class: ledger.Ended}}
 		if cut {

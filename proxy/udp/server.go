@@ -9,9 +9,11 @@ package udp
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,6 +40,10 @@ type Account struct {
 // receivePause is how long to wait after a failure to receive, which nothing that a
 // client sends can cause.
 const receivePause = 10 * time.Millisecond
+
+// clockSlack is how much longer a flow is known here than to whoever steers, whose
+// clock goes by the jiffy, 10 ms at most: what is still led here finds its flow.
+const clockSlack = 20 * time.Millisecond
 
 // maxDatagram is the longest datagram of UDP, with room to spare.
 const maxDatagram = 64 << 10
@@ -66,7 +72,8 @@ type Server struct {
 type worker struct {
 	server *Server
 	socket *net.UDPConn
-	anyIP  bool // bound to every address: an answer has to leave from the one it is to
+	anyIP  bool      // bound to every address: an answer has to leave from the one it is to
+	rest   chan bool // gets, for each deadline set on the socket, whether anything is queued
 }
 
 // New takes the sockets, which are the server's from now on.
@@ -77,7 +84,7 @@ func New(cfg config.Listener, sockets []*net.UDPConn, dial DialFunc, account Acc
 	}
 	s.number, _ = account.Ledger.Listener(cfg.Name + contract.UDPSuffix)
 	for _, socket := range sockets {
-		w := &worker{server: s, socket: socket}
+		w := &worker{server: s, socket: socket, rest: make(chan bool, 1)}
 		if at := socket.LocalAddr().(*net.UDPAddr).AddrPort(); at.Addr().IsUnspecified() {
 			w.anyIP = askForAddress(socket, at.Addr().Is6()) == nil
 		}
@@ -123,6 +130,11 @@ func (w *worker) receive() {
 		if err != nil {
 			if w.server.ended() {
 				return
+			}
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				w.socket.SetReadDeadline(time.Time{})
+				w.rest <- w.queued()
+				continue
 			}
 			w.server.log.Warn("receive", "err", err)
 			time.Sleep(receivePause)
@@ -177,6 +189,36 @@ func (s *Server) flowOf(w *worker, from netip.AddrPort, info []byte) (*flow, err
 	return f, nil
 }
 
+// queued reports whether a datagram waits in the worker's socket.
+func (w *worker) queued() (yes bool) {
+	raw, err := w.socket.SyscallConn()
+	if err != nil {
+		return false
+	}
+	raw.Control(func(fd uintptr) { // which no deadline hinders
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		yes = n > 0 || err != nil
+	})
+	return yes
+}
+
+// nothingQueued asks each worker, between two datagrams. One that is at the first
+// datagram of a flow answers when the flow is known.
+func (s *Server) nothingQueued() bool {
+	for _, w := range s.workers {
+		w.socket.SetReadDeadline(started) // any time that has passed
+		select {
+		case queued := <-w.rest:
+			if queued {
+				return false
+			}
+		case <-s.over:
+			return false
+		}
+	}
+	return true
+}
+
 // forget ends the flows that have been silent for the listener's idle_timeout.
 func (s *Server) forget() {
 	timeout := s.cfg.IdleTimeout
@@ -189,10 +231,11 @@ func (s *Server) forget() {
 			return
 		}
 		for _, f := range s.snapshot() {
-			if timeout > 0 && f.silent() >= timeout {
+			if timeout > 0 && f.silent() >= timeout+clockSlack {
 				f.close(false)
 			}
 		}
+		s.endIfEmpty()
 	}
 }
 
@@ -217,17 +260,26 @@ func (s *Server) ended() bool {
 
 // Drain ends nothing: new flows are led elsewhere, and those that are here end
 // in silence.
-func (s *Server) Drain(time.Duration) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.stopping.Store(true)
-	s.closeIfEmpty()
+func (s *Server) Drain(time.Duration) { s.stopping.Store(true) }
+
+// endIfEmpty ends a drain when no flow is left and none can begin. Datagrams that
+// came before others were led elsewhere may wait still, in a socket or with a worker
+// that dials: for their clients this server is the only one. A flow that was known is
+// none of theirs, so the sockets are asked last.
+func (s *Server) endIfEmpty() {
+	none := func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return len(s.flows) == 0
+	}
+	if s.stopping.Load() && none() && s.nothingQueued() && none() {
+		s.closeEmpty()
+	}
 }
 
-func (s *Server) closeIfEmpty() {
-	if !s.stopping.Load() || len(s.flows) > 0 {
-		return
-	}
+func (s *Server) closeEmpty() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	select {
 	case <-s.empty:
 	default:
@@ -284,7 +336,5 @@ func (s *Server) LastCall(time.Duration) {
 		w.socket.Close()
 	}
 	s.loops.Wait()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.closeIfEmpty()
+	s.closeEmpty()
 }
