@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/baton-mesh/baton/supervisor/certwatch"
@@ -30,35 +31,49 @@ func (s *Supervisor) rotateKeys(ctx context.Context) {
 	}
 }
 
-// watchCertificates releases what serves anew when one of its certificate files
-// has changed. A certificate that is refused is not tried again before it
-// changes once more.
+// certified is a generation that serves, and the certificates that it has read.
+type certified struct {
+	generation *generation
+	path       string            // of its configuration; empty: the supervisor's own
+	files      map[string]string // what they held when it was made, by path
+}
+
+// watchCertificates releases a generation that serves anew when one of its certificate
+// files has changed: where listeners are split, each that has some, for those. A
+// certificate that is refused is not tried again before it changes once more.
 func (s *Supervisor) watchCertificates(ctx context.Context) {
-	var refused map[string]string // what the last release for a certificate's sake has read
+	refused := map[*generation]map[string]string{} // what the last release for a certificate's sake has read
 	for ctx.Err() == nil {
-		path, files := s.servingCertificates()
-		if refused != nil {
-			files = refused
-		}
 		watch, stop := context.WithCancel(ctx)
-		ended := make(chan error, 1)
-		go func() {
-			var failed error
-			err := certwatch.Watch(watch, files, func() {
-				refused, failed = s.releaseCertificates(path)
-				stop()
+		all := s.servingCertificates()
+		changed, failed := make(chan certified, len(all)), make(chan error, len(all))
+		var watching sync.WaitGroup
+		for _, of := range all {
+			files := of.files
+			if read, ok := refused[of.generation]; ok {
+				files = read
+			}
+			watching.Go(func() {
+				if err := certwatch.Watch(watch, files, func() { changed <- of; stop() }); err != nil {
+					failed <- err
+				}
 			})
-			ended <- errors.Join(err, failed)
-		}()
+		}
 		var err error
 		select {
-		case err = <-ended:
-		case <-s.certs: // another configuration serves, with other certificates perhaps
+		case of := <-changed:
 			stop()
-			err = <-ended
-			refused = nil
+			watching.Wait()
+			if refused[of.generation], err = s.releaseCertificates(of); refused[of.generation] == nil {
+				delete(refused, of.generation)
+			}
+		case err = <-failed:
+		case <-s.certs: // another configuration serves, with other certificates perhaps
+			clear(refused)
+		case <-ctx.Done():
 		}
 		stop()
+		watching.Wait()
 		if err != nil {
 			s.log.Error("certificates", "error", err, "again_in", watchAgain.String())
 			select {
@@ -71,15 +86,12 @@ func (s *Supervisor) watchCertificates(ctx context.Context) {
 
 // releaseCertificates releases and waits. It returns the files that the release
 // has read if they do not serve now, and an error if it could not read them.
-func (s *Supervisor) releaseCertificates(path string) (refused map[string]string, err error) {
-	s.log.Info("a certificate has changed", "config", path)
+func (s *Supervisor) releaseCertificates(of certified) (refused map[string]string, err error) {
+	s.log.Info("a certificate has changed", "generation", of.generation.id, "config", of.path)
 	s.mu.Lock()
-	var rest []string // where listeners are split, those of others stay theirs
-	if g := s.shift.current; g != nil {
-		rest = s.restOf(g)
-	}
+	own := s.restOf(of.generation) // those of others stay theirs
 	s.mu.Unlock()
-	r, err := s.enqueue("certificates", Request{ConfigPath: path, Listeners: rest}, nil)
+	r, err := s.enqueue("certificates", Request{ConfigPath: of.path, Listeners: own}, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -90,21 +102,32 @@ func (s *Supervisor) releaseCertificates(path string) (refused map[string]string
 	case r.recipe == nil:
 		return nil, errors.New(r.result.Reason)
 	}
-	return r.recipe.config.CertificateFiles(), nil
+	return r.recipe.config.CertificateFiles(own...), nil
 }
 
-// servingCertificates are the files of the generation that serves, with what
-// they held when it was made, and its configuration's path: empty for the
-// supervisor's own.
-func (s *Supervisor) servingCertificates() (path string, files map[string]string) {
+// otherCertificates has the files of who serves now watched. s.mu may be held.
+func (s *Supervisor) otherCertificates() {
+	select {
+	case s.certs <- struct{}{}:
+	default:
+	}
+}
+
+// servingCertificates are those of the listeners that generations have.
+func (s *Supervisor) servingCertificates() (all []certified) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	g := s.shift.current
-	if g == nil {
-		return "", nil
+	for _, g := range s.generations {
+		if g.leftover() || !s.owns(g) {
+			continue
+		}
+		of := certified{generation: g, files: g.recipe.config.CertificateFiles(s.restOf(g)...)}
+		if s.opts.ConfigPath != "" {
+			of.path = g.recipe.configPath
+		}
+		if len(of.files) > 0 {
+			all = append(all, of)
+		}
 	}
-	if s.opts.ConfigPath != "" {
-		path = g.recipe.configPath
-	}
-	return path, g.recipe.config.CertificateFiles()
+	return all
 }

@@ -42,6 +42,7 @@ func (s *Supervisor) backToReserve() (Result, bool) {
 	r := s.instantRollback(old, current)
 	s.shift, s.own, s.borrowed = shiftInForce{current: old, salt: newSalt()}, split{}, nil
 	s.applyShift()
+	s.otherCertificates()
 	for _, g := range s.generations {
 		if g == current || g.state == Serving && !s.owns(g) && !g.leftover() {
 			s.retire(g, current.recipe.config.Release.DrainTimeout)

@@ -32,10 +32,7 @@ func (s *Supervisor) ofRecord(r *release) {
 		s.keepRecipe(r.fallback, r.only)
 		r.fallback = nil
 	}
-	select {
-	case s.certs <- struct{}{}:
-	default:
-	}
+	s.otherCertificates()
 }
 
 // unserved starts the previous generation again if the release failed and took

@@ -221,6 +221,7 @@ func (s *Supervisor) takeBack() (Result, bool) {
 	s.borrowed = nil
 	s.settle()
 	s.applyShift()
+	s.otherCertificates()
 	if g := s.reserve; g != nil && s.owns(g) {
 		s.reserve = nil
 	}

@@ -110,13 +110,13 @@ func (t TLS) KeyPair() (tls.Certificate, error) {
 	return tls.X509KeyPair([]byte(t.Certificate), []byte(t.PrivateKey))
 }
 
-// CertificateFiles are the files that the listeners' certificates and keys were
-// read from, with what they held then: when one changes, a release brings the
-// change to the clients.
-func (c *Config) CertificateFiles() map[string]string {
+// CertificateFiles are the files that the certificates and keys of listeners, all or
+// those named, were read from, with what they held then: when one changes, a release
+// brings the change to the clients.
+func (c *Config) CertificateFiles(of ...string) map[string]string {
 	files := map[string]string{}
 	for _, l := range c.Listeners {
-		if t := l.TLS; t.CertFile != "" {
+		if t := l.TLS; t.CertFile != "" && (len(of) == 0 || slices.Contains(of, l.Name)) {
 			files[t.CertFile] = t.Certificate
 			files[t.KeyFile] = string(t.PrivateKey)
 		}
