@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -85,12 +86,18 @@ func (s *Supervisor) watchCertificates(ctx context.Context) {
 }
 
 // releaseCertificates releases and waits. It returns the files that the release
-// has read if they do not serve now, and an error if it could not read them.
+// has read if they do not serve now, and an error if it could not read them. Where
+// another release is under way it waits for that alone, which may read the same files,
+// or bring a configuration that this one would take back.
 func (s *Supervisor) releaseCertificates(of certified) (refused map[string]string, err error) {
-	s.log.Info("a certificate has changed", "generation", of.generation.id, "config", of.path)
 	s.mu.Lock()
-	own := s.restOf(of.generation) // those of others stay theirs
+	first, own := cmp.Or(s.waiting, s.running), s.restOf(of.generation) // the listeners of others stay theirs
 	s.mu.Unlock()
+	if first != nil {
+		<-first.done
+		return nil, nil
+	}
+	s.log.Info("a certificate has changed", "generation", of.generation.id, "config", of.path)
 	r, err := s.enqueue("certificates", Request{ConfigPath: of.path, Listeners: own}, nil)
 	if err != nil {
 		return nil, err
