@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/baton-mesh/baton/proxy"
+	"github.com/baton-mesh/baton/proxy/keys"
 	"github.com/baton-mesh/baton/proxy/ledger"
 	"github.com/baton-mesh/baton/proxy/listener"
 	"github.com/baton-mesh/baton/quicid"
@@ -56,18 +57,34 @@ func TestFlowOfDatagramsWithoutUpstream(t *testing.T) {
 }
 
 // A packet that names another slot of the node, or another worker of the generation,
-// is counted; what names itself, nobody or another node is not its concern.
+// is counted, under whatever key; what names itself, nobody or another node is not its
+// concern.
 func TestStrayPackets(t *testing.T) {
+	page, err := keys.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer page.Close()
+	shared, err := keys.Open(page.FD())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer shared.Close()
+	known := map[quicid.Config]quicid.Key{2: {2}, 6: {6}}
+	writer, err := quicid.NewKeys(known)
+	if err != nil {
+		t.Fatal(err)
+	}
 	l, w := datagramLedger(t)
-	n := startWith(t, func(o *proxy.Options) { o.Ledger, o.ServerID, o.Slot = w, 77, 3 }, "127.0.0.1:1", "", quicToo)
+	n := startWith(t, func(o *proxy.Options) { o.Ledger, o.ServerID, o.Slot, o.Keys = w, 77, 3, shared }, "127.0.0.1:1", "", quicToo)
 	c, err := net.Dial("udp", n.udp)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	send := func(owner quicid.ID, long bool) {
+	send := func(config quicid.Config, owner quicid.ID, long bool) {
 		var id [quicid.Len]byte
-		quicid.Encode(&id, owner, [quicid.RandomLen]byte{1, 2, 3})
+		writer.Encode(&id, config, owner, [quicid.RandomLen]byte{1, 2, 3})
 		head := []byte{0x43}
 		if long {
 			head = []byte{0xe3, 0, 0, 0, 1, quicid.Len}
@@ -76,24 +93,39 @@ func TestStrayPackets(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for range 2 {
-		for _, long := range []bool{false, true} {
-			send(quicid.ID{ServerID: 77, Slot: 3}, long)
-			send(quicid.ID{ServerID: 78, Slot: 5}, long)
-			send(quicid.ID{ServerID: 77, Slot: 4, Worker: 0}, long)
-			send(quicid.ID{ServerID: 77, Slot: 3, Worker: 1}, long)
+	sendAll := func(config quicid.Config) {
+		for range 2 {
+			for _, long := range []bool{false, true} {
+				send(config, quicid.ID{ServerID: 77, Slot: 3}, long)
+				send(config, quicid.ID{ServerID: 78, Slot: 5}, long)
+				send(config, quicid.ID{ServerID: 77, Slot: 4, Worker: 0}, long)
+				send(config, quicid.ID{ServerID: 77, Slot: 3, Worker: 1}, long)
+			}
+		}
+	}
+	wait := func(what string, each uint64) {
+		t.Helper()
+		var r ledger.Reading
+		eventually(t, what, func() bool {
+			r = l.Read()
+			return maps.Equal(r.Strays, map[uint8]uint64{3: each, 4: each})
+		})
+		if r.Damage != "" {
+			t.Error(r.Damage)
 		}
 	}
 	for size := range 60 { // too short, or with something else where an ID would be
 		c.Write(make([]byte, size))
 	}
-	want := map[uint8]uint64{3: 4, 4: 4}
-	var r ledger.Reading
-	eventually(t, "the strays", func() bool {
-		r = l.Read()
-		return maps.Equal(r.Strays, want)
-	})
-	if r.Damage != "" {
-		t.Error(r.Damage)
-	}
+	sendAll(2) // without its key it is nobody's
+	sendAll(quicid.Readable)
+	wait("the readable strays", 4)
+	page.WriteIDs(keys.IDs{Config: 2, Key: known[2], Read: [6]quicid.Key{1: known[2], 5: known[6]}})
+	sendAll(2)
+	sendAll(6) // of a rotation before
+	wait("the encrypted strays", 12)
+	page.WriteIDs(keys.IDs{Config: 2, Key: known[2]}) // as a supervisor of before does
+	sendAll(6)
+	sendAll(2)
+	wait("those under the key that is written under", 16)
 }

@@ -191,15 +191,12 @@ func (g *Generation) newHTTP3(l config.Listener, workers []*net.UDPConn) (*h3.Se
 	}
 	o := h3.Options{
 		Listener: l,
-		Own:      quicid.ID{ServerID: g.opts.ServerID, Slot: g.opts.Slot},
-		Owner:    quicid.Decode,
+		Owner:    quicid.ID{ServerID: g.opts.ServerID, Slot: g.opts.Slot},
+		Keys:     g.opts.Keys,
 		TLS:      secure.Config,
 		Ledger:   g.opts.Ledger,
 		Handler:  newHandler(g, l, g.tables[l.Name]),
 		Log:      g.opts.Log,
-		IDs: func(worker int) quic.ConnectionIDGenerator {
-			return &h3.IDs{Owner: quicid.ID{ServerID: g.opts.ServerID, Slot: g.opts.Slot, Worker: uint8(worker)}, Keys: g.opts.Keys}
-		},
 	}
 	if g.opts.Keys != nil {
 		if shared, ok := g.opts.Keys.QUIC(); ok {

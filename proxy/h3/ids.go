@@ -11,8 +11,9 @@ import (
 	"github.com/baton-mesh/baton/quicid"
 )
 
-// IDs makes the connection IDs of one worker: quic-go asks it whenever a
-// connection needs one, for a Retry as well. To be used by pointer.
+// IDs makes the connection IDs of one worker, and reads those of the whole node:
+// quic-go asks it whenever a connection needs one, for a Retry as well. To be used by
+// pointer.
 type IDs struct {
 	// Owner is the node, the slot and the worker. With a ServerID of 0 the IDs
 	// name nobody, and a connection is kept together by its addresses alone.
@@ -23,10 +24,10 @@ type IDs struct {
 
 	mu       sync.Mutex
 	read     bool
-	sequence uint64 // of the keys that encoder is made of, or could not be
+	sequence uint64 // of the keys that known is made of, or could not be
 	config   quicid.Config
-	encoder  *quicid.Keys
-	problem  error // why there is no encoder
+	known    *quicid.Keys
+	problem  error // why there are none
 }
 
 // ConnectionIDLen is the length of every ID.
@@ -43,20 +44,32 @@ func (g *IDs) GenerateConnectionID() (quic.ConnectionID, error) {
 		quicid.EncodeUnroutable(&id, random)
 		return quic.ConnectionIDFromBytes(id[:]), nil
 	}
-	encoder, config, err := g.current()
+	known, config, err := g.current()
 	if err != nil {
 		return quic.ConnectionID{}, fmt.Errorf("connection ID: %w", err)
 	}
-	encoder.Encode(&id, config, g.Owner, [quicid.RandomLen]byte(random[:]))
+	known.Encode(&id, config, g.Owner, [quicid.RandomLen]byte(random[:]))
 	return quic.ConnectionIDFromBytes(id[:]), nil
 }
 
-// current is how IDs are written now.
+// reader reads the IDs of the node as they are written now, and were before. It needs
+// not be asked for again for the packets of one moment.
+func (g *IDs) reader() *quicid.Keys {
+	if known, _, err := g.current(); err == nil {
+		return known
+	}
+	return readable
+}
+
+// readable is without keys.
+var readable = new(quicid.Keys)
+
+// current is how IDs are written now, and read.
 func (g *IDs) current() (*quicid.Keys, quicid.Config, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.Keys == nil {
-		return new(quicid.Keys), quicid.Readable, nil
+		return readable, quicid.Readable, nil
 	}
 	// Once for each sequence, also where reading fails: whose writer has died in the
 	// middle of a rotation has a page that stays as it is, and takes long to give up.
@@ -65,12 +78,12 @@ func (g *IDs) current() (*quicid.Keys, quicid.Config, error) {
 		if err != nil {
 			g.sequence = now
 		}
-		if g.encoder == nil {
+		if g.known == nil {
 			g.problem = err // else what was in force before is good enough: it can be read still
 		}
 		g.read = true
 	}
-	return g.encoder, g.config, g.problem
+	return g.known, g.config, g.problem
 }
 
 func (g *IDs) rebuild() error {
@@ -78,12 +91,19 @@ func (g *IDs) rebuild() error {
 	if err != nil {
 		return err
 	}
-	encoder := new(quicid.Keys)
-	if ids.Config != quicid.Readable {
-		if encoder, err = quicid.NewKeys(map[quicid.Config]quicid.Key{ids.Config: ids.Key}); err != nil {
-			return err
+	all := map[quicid.Config]quicid.Key{}
+	for i, key := range ids.Read {
+		if key != (quicid.Key{}) {
+			all[quicid.Config(i+1)] = key
 		}
 	}
-	g.encoder, g.config, g.sequence, g.problem = encoder, ids.Config, sequence, nil
+	if ids.Config != quicid.Readable {
+		all[ids.Config] = ids.Key
+	}
+	known, err := quicid.NewKeys(all)
+	if err != nil {
+		return err
+	}
+	g.known, g.config, g.sequence, g.problem = known, ids.Config, sequence, nil
 	return nil
 }

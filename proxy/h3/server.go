@@ -28,6 +28,7 @@ import (
 
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/proxy/contract"
+	"github.com/baton-mesh/baton/proxy/keys"
 	"github.com/baton-mesh/baton/proxy/ledger"
 	"github.com/baton-mesh/baton/proxy/listener"
 	"github.com/baton-mesh/baton/quicid"
@@ -47,8 +48,11 @@ const (
 // Options are what a server is made of besides its sockets.
 type Options struct {
 	Listener config.Listener
-	// IDs makes the connection IDs of a worker's connections.
-	IDs func(worker int) quic.ConnectionIDGenerator
+	// Owner is what connection IDs name, and the worker beside it. Without a ServerID they
+	// name nobody.
+	Owner quicid.ID
+	// Keys say how IDs are encrypted; see [IDs].
+	Keys *keys.Reader
 	// TLS is asked for the configuration of each handshake, and always answers
 	// with the same one: its ticket keys may have changed meanwhile.
 	TLS func() *tls.Config
@@ -59,11 +63,6 @@ type Options struct {
 	// TokenKey makes the tokens that prove a client's address, to any generation
 	// that has it. Nil: a key of this server's own.
 	TokenKey *quic.TokenGeneratorKey
-	// Owner reads the node, slot and worker of a connection ID of its own kind; see
-	// [quicid.Keys.Decode]. Own is whose packets come here, with any worker. Nil: whose
-	// a packet is cannot be told.
-	Owner func(id []byte) (quicid.ID, bool)
-	Own   quicid.ID
 	// Ledger gets the account of each connection whose handshake is complete,
 	// under the name of the listener's UDP sockets. Nil keeps none.
 	Ledger *ledger.Writer
@@ -112,9 +111,10 @@ func New(sockets []*net.UDPConn, opts Options) (*Server, error) {
 		},
 	}
 	for i, socket := range sockets {
-		ids := opts.IDs(i)
+		ids := &IDs{Owner: opts.Owner, Keys: opts.Keys}
+		ids.Owner.Worker = uint8(i)
 		s.workers = append(s.workers, &worker{server: s, socket: socket, transport: &quic.Transport{
-			Conn:                  s.watch(socket, i),
+			Conn:                  s.watch(socket, ids),
 			ConnectionIDLength:    ids.ConnectionIDLen(),
 			ConnectionIDGenerator: ids,
 			StatelessResetKey:     opts.ResetKey,

@@ -14,26 +14,26 @@ import (
 type watched struct {
 	*net.UDPConn
 	batches *ipv4.PacketConn // of IPv6 sockets, too: recvmmsg(2) is the same
-	owner   func(id []byte) (quicid.ID, bool)
-	own     quicid.ID
+	ids     *IDs
 	ledger  *ledger.Writer
 }
 
 // watch makes a worker's socket count what should not have come to it.
-func (s *Server) watch(socket *net.UDPConn, worker int) net.PacketConn {
-	if s.opts.Owner == nil || s.opts.Ledger == nil || s.opts.Own.ServerID == 0 {
+func (s *Server) watch(socket *net.UDPConn, ids *IDs) net.PacketConn {
+	if s.opts.Ledger == nil || ids.Owner.ServerID == 0 {
 		return socket
 	}
-	own := s.opts.Own
-	own.Worker = uint8(worker)
-	return &watched{socket, ipv4.NewPacketConn(socket), s.opts.Owner, own, s.opts.Ledger}
+	return &watched{socket, ipv4.NewPacketConn(socket), ids, s.opts.Ledger}
 }
 
 // ReadBatch is as [ipv4.PacketConn.ReadBatch].
 func (w *watched) ReadBatch(ms []ipv4.Message, flags int) (int, error) {
 	n, err := w.batches.ReadBatch(ms, flags)
-	for i := range max(n, 0) {
-		w.look(ms[i].Buffers[0][:ms[i].N])
+	if n > 0 {
+		by := w.ids.reader()
+		for i := range n {
+			w.look(by, ms[i].Buffers[0][:ms[i].N])
+		}
 	}
 	return n, err
 }
@@ -41,7 +41,7 @@ func (w *watched) ReadBatch(ms []ipv4.Message, flags int) (int, error) {
 // look counts a packet that names another slot of the node, or another worker of
 // this one. A connection ID of ours is at a place that no version of QUIC changes
 // (RFC 8999, section 5).
-func (w *watched) look(packet []byte) {
+func (w *watched) look(by *quicid.Keys, packet []byte) {
 	const (
 		long      = 0x80 // the form, in the first octet
 		lengthAt  = 5    // of the ID, in the long form, behind the version
@@ -56,7 +56,7 @@ func (w *watched) look(packet []byte) {
 	default:
 		return
 	}
-	if named, ok := w.owner(id); ok && named.ServerID == w.own.ServerID && named != w.own {
+	if named, _, ok := by.Decode(id); ok && named.ServerID == w.ids.Owner.ServerID && named != w.ids.Owner {
 		w.ledger.Stray(named.Slot)
 	}
 }

@@ -13,17 +13,14 @@ func BenchmarkLook(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	w := watched{own: own, owner: func(id []byte) (quicid.ID, bool) {
-		owner, _, ok := keys.Decode(id)
-		return owner, ok
-	}}
+	w := watched{ids: &IDs{Owner: own}}
 	for name, config := range map[string]quicid.Config{"readable": quicid.Readable, "encrypted": 1} {
 		b.Run(name, func(b *testing.B) {
 			var id [quicid.Len]byte
 			keys.Encode(&id, config, own, [quicid.RandomLen]byte{})
 			packet := append(append([]byte{0x43}, id[:]...), make([]byte, 40)...)
 			for b.Loop() {
-				w.look(packet)
+				w.look(keys, packet)
 			}
 		})
 	}

@@ -17,6 +17,7 @@
 //	544  stateless reset key of QUIC, 32 bytes
 //	576  u64  config that connection IDs are written under; 0: readable, without a key
 //	584  its key, 16 bytes
+//	600  6 × key, 16 bytes: those that IDs are read by, of the configs 1 to 6
 //
 // What is added takes bytes that are zero now, where zero means absent. A
 // change that an older reader would misread takes another version.
@@ -45,7 +46,12 @@ const (
 	size  = 4096
 	seals = unix.F_SEAL_FUTURE_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
 
-	maxReadTrials = 1 << 20
+	// A write takes less than a microsecond, but its writer may lose its CPU in the
+	// middle: who finds one under way soon waits by sleeping, and takes the writer
+	// for dead only when nothing has moved for long.
+	spins     = 1 << 10
+	pause     = 100 * time.Microsecond
+	takenDead = 2 * time.Second
 )
 
 // Where things are, in words of eight bytes.
@@ -57,6 +63,8 @@ const (
 	ticketWords = 1 + keyWords
 	quicAt      = 64
 	idsAt       = 72
+	idReadAt    = 75
+	idKeyWords  = 2
 )
 
 // QUIC is what generations share so that one understands what another has sent.
@@ -70,11 +78,15 @@ type QUIC struct {
 	Reset [32]byte
 }
 
-// IDs is how connection IDs are written. The zero value writes readable ones.
-// The keys that IDs of before are read by are the kernel's alone.
+// IDs is how connection IDs are written, and read. The zero value writes readable
+// ones, which are read by everybody.
 type IDs struct {
 	Config quicid.Config
 	Key    quicid.Key
+	// Read are the keys by which the kernel finds owners, by config less one: those of
+	// before, too, as long as a connection can have an ID under them. A key of zeros
+	// is none. A page of an earlier supervisor has none at all.
+	Read [quicid.Unroutable - 1]quicid.Key
 }
 
 // MaxTickets is how many ticket keys are kept. Rotated daily, a ticket is then
@@ -176,16 +188,18 @@ func (p *Page) Tickets() []Ticket {
 	return tickets(p.mem)
 }
 
-// WriteIDs has connection IDs written under another config from now on. Whoever
-// reads them is to have its key before.
+// WriteIDs has connection IDs written under another config from now on, or read by
+// other keys. The kernel is to have the key that they are written under before.
 func (p *Page) WriteIDs(ids IDs) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	page := words(p.mem)
 	page[sequenceAt].Add(1)
 	page[idsAt].Store(uint64(ids.Config))
-	page[idsAt+1].Store(binary.NativeEndian.Uint64(ids.Key[:8]))
-	page[idsAt+2].Store(binary.NativeEndian.Uint64(ids.Key[8:]))
+	storeID(page[idsAt+1:], ids.Key)
+	for i, key := range ids.Read {
+		storeID(page[idReadAt+i*idKeyWords:], key)
+	}
 	page[sequenceAt].Add(1)
 }
 
@@ -272,7 +286,9 @@ func (r *Reader) IDs() (read IDs, sequence uint64, err error) {
 // atOnce repeats a reading until nothing was written meanwhile.
 func (r *Reader) atOnce(read func()) (uint64, error) {
 	sequence := &words(r.mem)[sequenceAt]
-	for range maxReadTrials {
+	var stuck uint64 // the sequence of a write under way
+	var since time.Time
+	for trial := 0; ; trial++ {
 		before := sequence.Load()
 		if before%2 == 0 {
 			read()
@@ -280,9 +296,17 @@ func (r *Reader) atOnce(read func()) (uint64, error) {
 				return before, nil
 			}
 		}
-		runtime.Gosched() // a write takes less than a microsecond
+		switch {
+		case trial < spins:
+			runtime.Gosched()
+			continue
+		case before%2 == 0 || before != stuck:
+			stuck, since = before, time.Now()
+		case time.Since(since) > takenDead:
+			return 0, errors.New("read keys: their writer died in the middle of a rotation")
+		}
+		time.Sleep(pause)
 	}
-	return 0, errors.New("read keys: their writer died in the middle of a rotation")
 }
 
 // QUIC are the keys of QUIC. ok is false for the page of a supervisor that knows
@@ -308,11 +332,23 @@ func tickets(mem []byte) []Ticket {
 }
 
 func ids(mem []byte) (read IDs) {
-	page := words(mem)[idsAt:]
-	read.Config = quicid.Config(page[0].Load())
-	binary.NativeEndian.PutUint64(read.Key[:8], page[1].Load())
-	binary.NativeEndian.PutUint64(read.Key[8:], page[2].Load())
+	page := words(mem)
+	read.Config, read.Key = quicid.Config(page[idsAt].Load()), loadID(page[idsAt+1:])
+	for i := range read.Read {
+		read.Read[i] = loadID(page[idReadAt+i*idKeyWords:])
+	}
 	return read
+}
+
+func storeID(at []atomic.Uint64, key quicid.Key) {
+	at[0].Store(binary.NativeEndian.Uint64(key[:8]))
+	at[1].Store(binary.NativeEndian.Uint64(key[8:]))
+}
+
+func loadID(at []atomic.Uint64) (key quicid.Key) {
+	binary.NativeEndian.PutUint64(key[:8], at[0].Load())
+	binary.NativeEndian.PutUint64(key[8:], at[1].Load())
+	return key
 }
 
 func store(at []atomic.Uint64, key [32]byte) {

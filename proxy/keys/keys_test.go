@@ -131,6 +131,7 @@ func TestReadersAndTheWriterDoNotMeet(t *testing.T) {
 	p, r := open(t)
 	stop := make(chan struct{})
 	done := make(chan struct{})
+	defer func() { close(stop); <-done }()
 	go func() {
 		defer close(done)
 		for day := int64(0); ; day++ {
@@ -153,8 +154,6 @@ func TestReadersAndTheWriterDoNotMeet(t *testing.T) {
 			}
 		}
 	}
-	close(stop)
-	<-done
 }
 
 // How connection IDs are written changes in place, and is handed on to the page that
@@ -165,7 +164,7 @@ func TestIDs(t *testing.T) {
 		t.Fatalf("a new page: %v, %v", ids, err)
 	}
 	before, tickets := r.Sequence(), read(t, r)
-	want := IDs{5, quicid.Key{1, 2, 3, 15: 9}}
+	want := IDs{5, quicid.Key{1, 2, 3, 15: 9}, [6]quicid.Key{0: {7}, 4: {1, 2, 3, 15: 9}, 5: {15: 8}}}
 	p.WriteIDs(want)
 	ids, sequence, err := r.IDs()
 	if err != nil || ids != want || sequence == before || p.IDs() != want {

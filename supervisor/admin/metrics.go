@@ -24,7 +24,7 @@ var (
 	refusedDesc     = prometheus.NewDesc("baton_guard_refused_total", "Socket options that would have changed a listener's steering, tried by the generation in the slot and refused.", []string{"slot", "option"}, nil)
 	idConfigDesc    = prometheus.NewDesc("baton_connection_id_config", "Config that connection IDs of QUIC are written under; 0: readable.", nil, nil)
 	idKeysDesc      = prometheus.NewDesc("baton_connection_id_keys", "Keys that connection IDs of QUIC are read by, by state: in_file, retiring (taken out, and kept for living generations).", []string{"state"}, nil)
-	idRefusedDesc   = prometheus.NewDesc("baton_connection_id_file_refused", "Whether the file of keys of connection IDs has a mistake (1), so that what was in force stays, or not (0).", nil, nil)
+	idRefusedDesc   = prometheus.NewDesc("baton_connection_id_file_refused", "Whether the file of keys of connection IDs is gone or has a mistake (1), so that what was in force stays, or not (0).", nil, nil)
 	optionDesc      = prometheus.NewDesc("baton_tcp_option_total", "What became of the TCP option with a node's number, by event: answered, answer_full (SYN-ACKs of the listeners), learned, untold (connections to upstreams), echoed, echo_full (their headers).", []string{"event"}, nil)
 	undeclaredDesc  = prometheus.NewDesc("baton_exit_undeclared_flows_total", "Flows that were open when a generation's process ended and that it had not reported.", nil, nil)
 	openFlowsDesc   = prometheus.NewDesc("baton_open_flows", "TCP connections established and not over, of each living generation.", []string{"generation"}, nil)

@@ -12,8 +12,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -33,18 +35,35 @@ const (
 // not called while one cannot be read. Watch returns when ctx ends, with nil, or
 // when it cannot watch.
 func Watch(ctx context.Context, files map[string]string, changed func()) error {
+	known := make(map[string]sum, len(files))
+	for path, contents := range files {
+		known[path] = sha256.Sum256([]byte(contents))
+	}
+	return Look(ctx, slices.Collect(maps.Keys(files)), func() {
+		now, err := sums(known)
+		if err != nil {
+			return // about to be replaced; there will be an event
+		}
+		if !maps.Equal(now, known) {
+			known = now
+			changed()
+		}
+	})
+}
+
+// Look calls look at once, each time that something has happened to one of the
+// files, whether it holds something else then or can be read no more, and now and
+// then besides. It returns as [Watch] does.
+func Look(ctx context.Context, files []string, look func()) error {
 	events, err := fsnotify.NewWatcher()
 	if err != nil {
 		return fmt.Errorf("watch certificates: %w", err)
 	}
 	defer events.Close()
-	w := watcher{events: events, known: map[string]sum{}, watched: map[string]bool{}}
-	for path, contents := range files {
-		w.known[path] = sha256.Sum256([]byte(contents))
-	}
+	w := watcher{events: events, files: files, watched: map[string]bool{}}
 
-	look := time.NewTimer(0) // at once: what was given may be old already
-	defer look.Stop()
+	next := time.NewTimer(0) // at once: what the caller knows may be old already
+	defer next.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -53,17 +72,15 @@ func Watch(ctx context.Context, files map[string]string, changed func()) error {
 			if !ok {
 				return errors.New("watch certificates: the watcher has ended")
 			}
-			look.Reset(quiet)
+			next.Reset(quiet)
 		case <-events.Errors:
 			// Events were lost, or one directory cannot be watched.
-			look.Reset(quiet)
-		case <-look.C:
+			next.Reset(quiet)
+		case <-next.C:
 			// Before reading: what changes after the read has an event.
 			w.follow()
-			if w.differ() {
-				changed()
-			}
-			look.Reset(rescan)
+			look()
+			next.Reset(rescan)
 		}
 	}
 }
@@ -72,7 +89,7 @@ type sum = [sha256.Size]byte
 
 type watcher struct {
 	events  *fsnotify.Watcher
-	known   map[string]sum
+	files   []string
 	watched map[string]bool // directories
 }
 
@@ -80,7 +97,7 @@ type watcher struct {
 // that cannot be watched is tried again at the next look.
 func (w *watcher) follow() {
 	needed := map[string]bool{}
-	for path := range w.known {
+	for _, path := range w.files {
 		trace(path, needed, maxLinks)
 	}
 	for dir := range w.watched {
@@ -121,20 +138,17 @@ func trace(path string, needed map[string]bool, links int) {
 	}
 }
 
-// differ reads the files and reports whether any holds something new.
-func (w *watcher) differ() bool {
-	now := make(map[string]sum, len(w.known))
-	differ := false
-	for path, before := range w.known {
+// sums reads the same files as before.
+func sums(before map[string]sum) (map[string]sum, error) {
+	now := make(map[string]sum, len(before))
+	for path := range before {
 		contents, err := read(path)
 		if err != nil {
-			return false // about to be replaced; there will be an event
+			return nil, err
 		}
 		now[path] = sha256.Sum256(contents)
-		differ = differ || now[path] != before
 	}
-	w.known = now
-	return differ
+	return now, nil
 }
 
 // read is os.ReadFile of a regular file: it must not wait for the writer of a pipe.

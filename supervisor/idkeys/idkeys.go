@@ -24,8 +24,8 @@ import (
 )
 
 const (
-	// refusedAgain is how soon a file that was refused is read again: what was wrong
-	// may have been its mode, which no watch tells of.
+	// refusedAgain is how soon a file that was refused is read again: where its
+	// directory has gone, no watch tells of its return.
 	refusedAgain = time.Second
 	// watchAgain is the pause after a watch that failed.
 	watchAgain = 10 * time.Second
@@ -109,6 +109,7 @@ func (k *Keys) ReadBy(table *cidkeys.Table) error {
 			err = errors.Join(err, table.Set(config, known.key))
 		}
 	}
+	k.tellReaders()
 	return err
 }
 
@@ -162,15 +163,35 @@ func (k *Keys) add(want config.IDKeys, alive []uint64) (err error) {
 		}
 		k.known[c] = knownKey{key: key}
 	}
-	if k.opts.Page == nil {
-		return nil
-	}
-	write := keys.IDs{Config: want.Encode, Key: want.Keys[want.Encode]}
-	if before := k.opts.Page.IDs(); before != write {
-		k.opts.Page.WriteIDs(write)
-		k.opts.Log.Info("connection IDs are written under another config", "config", write.Config, "before", before.Config)
-	}
+	k.tell(want.Encode, want.Keys[want.Encode])
 	return nil
+}
+
+// tellReaders writes to generations what IDs are read by. k.mu is held.
+func (k *Keys) tellReaders() {
+	if k.opts.Page != nil {
+		as := k.opts.Page.IDs()
+		k.tell(as.Config, as.Key)
+	}
+}
+
+// tell writes to generations what IDs are written under, and what they are read by.
+// k.mu is held.
+func (k *Keys) tell(encode quicid.Config, key quicid.Key) {
+	if k.opts.Page == nil {
+		return
+	}
+	now := keys.IDs{Config: encode, Key: key}
+	for c, known := range k.known {
+		now.Read[c-1] = known.key
+	}
+	before := k.opts.Page.IDs()
+	if before != now {
+		k.opts.Page.WriteIDs(now)
+	}
+	if before.Config != encode || before.Key != key {
+		k.opts.Log.Info("connection IDs are written under another config", "config", encode, "before", before.Config)
+	}
 }
 
 // retire lets go of the keys that are not wanted, once nobody can have a connection
@@ -198,6 +219,7 @@ func (k *Keys) GenerationEnded() {
 
 // sweep takes keys away that no living generation can have written under. k.mu is held.
 func (k *Keys) sweep(alive []uint64) {
+	before := len(k.known)
 	for c, known := range k.known {
 		if known.retiring == nil {
 			continue
@@ -215,9 +237,13 @@ func (k *Keys) sweep(alive []uint64) {
 		delete(k.known, c)
 		k.opts.Log.Info("the key of a config is gone: no connection under it is left", "config", c)
 	}
+	if len(k.known) < before {
+		k.tellReaders()
+	}
 }
 
-// Watch puts the file in force each time that it changes, until ctx ends.
+// Watch puts the file in force each time that it changes, until ctx ends. What is
+// wrong with it is said once, and so is its end.
 func (k *Keys) Watch(ctx context.Context) {
 	if k.opts.File == "" {
 		return
@@ -226,13 +252,15 @@ func (k *Keys) Watch(ctx context.Context) {
 	for ctx.Err() == nil {
 		watch, stop := context.WithCancel(ctx)
 		var refused error
-		// Of no contents: it is looked at when the watch begins.
-		err := certwatch.Watch(watch, map[string]string{k.opts.File: ""}, func() {
+		err := certwatch.Look(watch, []string{k.opts.File}, func() {
 			if refused = k.Load(); refused != nil {
 				stop()
 				return
 			}
-			said = ""
+			if said != "" {
+				k.opts.Log.Info("the file of keys of connection IDs is in force again", "file", k.opts.File)
+				said = ""
+			}
 		})
 		stop()
 		again := refusedAgain

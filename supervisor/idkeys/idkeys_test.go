@@ -47,8 +47,14 @@ func (l *lab) has(what string, encode quicid.Config, kernel map[quicid.Config]qu
 	if !reflect.DeepEqual(got, kernel) {
 		l.t.Errorf("%s: the kernel reads by %v, want %v", what, got, kernel)
 	}
-	if ids := l.opts.Page.IDs(); ids.Config != encode || ids.Key != kernel[encode] {
+	ids := l.opts.Page.IDs()
+	if ids.Config != encode || ids.Key != kernel[encode] {
 		l.t.Errorf("%s: IDs are written under %+v, want config %d", what, ids, encode)
+	}
+	for i, key := range ids.Read {
+		if key != kernel[quicid.Config(i+1)] {
+			l.t.Errorf("%s: generations read config %d by %x, the kernel by %x", what, i+1, key, kernel[quicid.Config(i+1)])
+		}
 	}
 }
 

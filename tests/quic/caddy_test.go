@@ -52,9 +52,9 @@ https://%s {
 }
 `
 
-// startCaddy serves what the site does, and returns its address. program is the
+// startCaddy serves what the site does, and returns its address and process. program is the
 // executable, or 1: then it is built, in a module of its own, of which none is Baton's.
-func startCaddy(t *testing.T, s *site, origin, program string) string {
+func startCaddy(t *testing.T, s *site, origin, program string) (address string, pid int) {
 	t.Helper()
 	dir := t.TempDir()
 	if program == "1" {
@@ -70,7 +70,6 @@ func startCaddy(t *testing.T, s *site, origin, program string) string {
 			}
 		}
 	}
-	var address string
 	node.Eventually(t, "a port is free for TCP and UDP", func() bool {
 		free, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -122,5 +121,5 @@ func startCaddy(t *testing.T, s *site, origin, program string) string {
 		res.Body.Close()
 		return res.StatusCode == http.StatusOK
 	})
-	return address
+	return address, cmd.Process.Pid
 }

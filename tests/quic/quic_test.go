@@ -182,9 +182,10 @@ func TestReleases(t *testing.T) {
 }
 
 // TestReleasesWithoutSteeringFail is the control group: the same run loses
-// connections where the kernel's hash decides.
+// connections where the kernel's hash decides. Its IDs are encrypted, so that
+// generations have to read those of others by the keys of the node.
 func TestReleasesWithoutSteeringFail(t *testing.T) {
-	s := startSite(t, siteSettings{unsteered: true, drain: 10 * time.Second}) // connections are left of which nobody hears the end
+	s := startSite(t, siteSettings{unsteered: true, drain: 10 * time.Second, idKeys: newKeyFile(t, "1 encode").path}) // connections are left of which nobody hears the end
 	l := s.load(t)
 	l.patience = 5 * time.Second // an answer that does not come is what is shown here
 	for range 12 {               // of which each moves to another socket three times in four

@@ -3,6 +3,8 @@ package quic
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -191,6 +193,20 @@ func TestRotationWithoutTheKernel(t *testing.T) {
 	}
 }
 
+// metric waits until the node's page of metrics has a line.
+func (s *site) metric(t *testing.T, line string) {
+	t.Helper()
+	node.Eventually(t, line, func() bool {
+		res, err := http.Get("http://" + s.Admin() + "/metrics")
+		if err != nil {
+			return false
+		}
+		defer res.Body.Close()
+		page, err := io.ReadAll(res.Body)
+		return err == nil && strings.Contains(string(page), "\n"+line+"\n")
+	})
+}
+
 // TestKeyFileIsRefused: what is wrong with the file is said, and nothing changes.
 func TestKeyFileIsRefused(t *testing.T) {
 	keys := newKeyFile(t, "1 encode")
@@ -199,6 +215,45 @@ func TestKeyFileIsRefused(t *testing.T) {
 	l.kept()
 	l.fresh()
 	good := "2 " + strings.Repeat("5a", quicid.KeyLen) + " encode\n"
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	refused := func(says string) {
+		t.Helper()
+		s.waitIDs(t, says, func(st *idkeys.Status) bool {
+			return strings.Contains(st.Problem, says) && st.Encode == 1 && slices.Equal(st.Read, []int{1})
+		})
+	}
+	same, err := os.ReadFile(keys.path)
+	must(err)
+	accepted := func() {
+		t.Helper()
+		keys.replace(t, string(same), 0o600)
+		s.waitIDs(t, "the file as it was", func(st *idkeys.Status) bool { return st.Problem == "" })
+	}
+
+	must(os.Remove(keys.path))
+	refused("no such file")
+	s.metric(t, "baton_connection_id_file_refused 1")
+	accepted()
+	s.metric(t, "baton_connection_id_file_refused 0")
+	must(os.Truncate(keys.path, 20))
+	refused("digits")
+	must(os.Truncate(keys.path, 0))
+	refused("holds no key")
+	accepted()
+	must(os.Chmod(keys.path, 0o644)) // its contents are as before
+	refused("is open to every user of this host")
+	must(os.Chmod(keys.path, 0o600))
+	accepted()
+	must(os.Rename(filepath.Dir(keys.path), filepath.Dir(keys.path)+"-away"))
+	refused("no such file")
+	must(os.Rename(filepath.Dir(keys.path)+"-away", filepath.Dir(keys.path)))
+	s.waitIDs(t, "its directory is back", func(st *idkeys.Status) bool { return st.Problem == "" })
+
 	for _, wrong := range []struct {
 		text, says string
 		mode       os.FileMode
@@ -209,9 +264,7 @@ func TestKeyFileIsRefused(t *testing.T) {
 		{good, "is open to every user of this host", 0o644},
 	} {
 		keys.replace(t, wrong.text, wrong.mode)
-		s.waitIDs(t, wrong.says, func(st *idkeys.Status) bool {
-			return strings.Contains(st.Problem, wrong.says) && st.Encode == 1 && slices.Equal(st.Read, []int{1})
-		})
+		refused(wrong.says)
 	}
 	if result, err := s.Release(t.Context(), s.file); err != nil || result.Outcome != "refused" || !strings.Contains(result.Reason, "open to every user") {
 		t.Errorf("a release with such a file: %+v, %v", result, err)
