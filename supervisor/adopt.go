@@ -15,7 +15,7 @@ import (
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/proxy/keys"
-	"github.com/baton-mesh/baton/proxy/ledger"
+	"github.com/baton-mesh/baton/supervisor/account"
 	"github.com/baton-mesh/baton/supervisor/spawn"
 	"github.com/baton-mesh/baton/supervisor/state"
 	"github.com/baton-mesh/baton/supervisor/steer"
@@ -170,12 +170,9 @@ func (s *Supervisor) regain(g *generation, was state.Generation, left map[string
 		}
 	}
 	if fd, err := take(left, keptOf(g.id, "ledger")); err == nil {
-		l, err := ledger.Adopt(fd)
-		if err != nil {
+		if g.book, err = account.Adopt(fd, g.id, s.keepSpans); err != nil {
 			unix.Close(fd)
 			s.log.Warn("the ledger of a generation cannot be read on", "generation", g.id, "error", err)
-		} else {
-			g.book = &book{spans: s.keepSpans, ledger: l}
 		}
 	}
 	g.recipe, g.text, g.sockets, g.adopted, g.stood, g.toldAt = what, text, sockets, true, was.Cookies, was.ToldAt

@@ -9,6 +9,7 @@ import (
 
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/account"
 	"github.com/baton-mesh/baton/supervisor/idkeys"
 	"github.com/baton-mesh/baton/supervisor/keeper"
 	"github.com/baton-mesh/baton/supervisor/notify"
@@ -39,7 +40,7 @@ func adopting(t *testing.T, found ...*generation) *Supervisor {
 	s := &Supervisor{
 		log: slog.New(slog.DiscardHandler), config: &config.Config{}, file: state.In(dir), notify: socket,
 		keeper: new(keeper.Warden), steering: noSockets{shiftsOnly{exclusive: true}},
-		outcomes: map[Outcome]uint64{}, counted: newCounted(), abandon: make(chan struct{}), hurried: make(chan struct{}),
+		outcomes: map[Outcome]uint64{}, counted: account.NewCounted(), dropped: map[string]uint64{}, abandon: make(chan struct{}), hurried: make(chan struct{}),
 		wake: make(chan struct{}, 1), generations: slices.Clone(found),
 	}
 	s.ids = idkeys.New(idkeys.Options{Log: s.log})

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/account"
 	"github.com/baton-mesh/baton/supervisor/idkeys"
 	"github.com/baton-mesh/baton/supervisor/steer"
 	"github.com/baton-mesh/baton/supervisor/store"
@@ -74,7 +75,7 @@ type Result struct {
 	Stages    []StageResult `json:"stages"`
 	// QueuedAtShift is what waited at the previous generation's listeners when
 	// new flows stopped going there.
-	QueuedAtShift QueueLengths `json:"queued_at_shift"`
+	QueuedAtShift account.QueueLengths `json:"queued_at_shift"`
 	// Evidence is what else was seen, in words and numbers.
 	Evidence []string `json:"evidence,omitempty"`
 	// Verdict is what the gates found; nil for a release that was not watched.
@@ -90,12 +91,6 @@ type StageResult struct {
 	Name         string  `json:"name"`
 	Milliseconds float64 `json:"ms"`
 	Error        string  `json:"error,omitempty"`
-}
-
-// QueueLengths counts connections at listening sockets, in all.
-type QueueLengths struct {
-	HalfOpen int `json:"half_open"` // SYN answered, ACK not seen
-	ToAccept int `json:"to_accept"` // finished, not accepted yet
 }
 
 // Status is the supervisor at one moment.
@@ -180,14 +175,14 @@ type GenerationStatus struct {
 	// generations; none: it has all or nothing.
 	Listeners []string `json:"listeners,omitempty"`
 	// Ledger is the generation's own account; nil if it keeps none.
-	Ledger *LedgerStatus `json:"ledger,omitempty"`
+	Ledger *account.LedgerStatus `json:"ledger,omitempty"`
 	// OpenFlows are established and not over. Flows counts, since the generation
 	// began, by fact, as the kernel saw it; what is zero is left out.
 	OpenFlows uint64            `json:"open_flows"`
 	Flows     map[string]uint64 `json:"flows,omitempty"`
 	// Queues are its listening sockets', by listener, at those at which anything waits, was
 	// dropped or came from elsewhere.
-	Queues map[string]QueueStatus `json:"queues,omitempty"`
+	Queues map[string]account.QueueStatus `json:"queues,omitempty"`
 }
 
 // ReleaseStatus is the release that runs.
@@ -214,6 +209,6 @@ type ListenerStatus struct {
 	Runs map[string]uint64 `json:"runs"`
 	// Flows counts flows of all generations by fact, as the kernel saw it.
 	Flows map[string]uint64 `json:"flows,omitempty"`
-	// Dropped counts segments that its sockets let fall, of all generations: see QueueStatus.
+	// Dropped counts segments that its sockets let fall, of all generations: see [account.QueueStatus].
 	Dropped uint64 `json:"dropped,omitempty"`
 }

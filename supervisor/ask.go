@@ -78,7 +78,7 @@ func (s *Supervisor) taken(g *generation, listener string) (taken int64, waiting
 	if err != nil {
 		return 0, 0, err
 	}
-	counts, err := s.accounts.on(g, listener)
+	counts, err := g.flows.On(listener)
 	if err != nil {
 		return 0, q.ToAccept, nil
 	}

@@ -5,6 +5,7 @@ import (
 
 	"github.com/baton-mesh/baton/bpf/flows"
 	"github.com/baton-mesh/baton/bpf/reuseport"
+	"github.com/baton-mesh/baton/supervisor/account"
 	"github.com/baton-mesh/baton/supervisor/steer"
 )
 
@@ -20,7 +21,7 @@ type balance struct {
 
 // readOwn reads what a generation has queued and what it says itself.
 func (w *watch) readOwn(g *generation, sd *side, counts map[string]flows.Counts) error {
-	found, err := w.s.queuesOf(g)
+	found, err := g.queues.Read()
 	if err != nil {
 		return err
 	}
@@ -36,7 +37,7 @@ func (w *watch) readOwn(g *generation, sd *side, counts map[string]flows.Counts)
 		sd.queued.ToAccept += q.ToAccept
 		balances[l.Name] = b
 	}
-	r, err := g.reading()
+	r, err := g.book.Reading()
 	if err != nil {
 		return nil // it keeps none
 	}
@@ -52,7 +53,7 @@ func (w *watch) readOwn(g *generation, sd *side, counts map[string]flows.Counts)
 			}
 		}
 	}
-	if w.s.accounts.flows != nil {
+	if w.s.kernel.Counts() {
 		sd.balances = balances
 	}
 	return nil
@@ -143,7 +144,7 @@ func (w *watch) books(listeners []string) (map[string]balance, error) {
 	all := make(map[string]balance, len(listeners))
 	asked := make(steer.Sockets, len(listeners))
 	for _, name := range listeners {
-		counts, err := w.s.accounts.on(g, name)
+		counts, err := g.flows.On(name)
 		if err != nil {
 			return nil, err
 		}
@@ -154,7 +155,7 @@ func (w *watch) books(listeners []string) (map[string]balance, error) {
 	if err != nil {
 		return nil, err
 	}
-	reading, err := g.reading()
+	reading, err := g.book.Reading()
 	if err != nil {
 		return nil, err
 	}
@@ -195,12 +196,12 @@ func (w *watch) moved(listener string) (bound uint64) {
 func (w *watch) conserved() Finding {
 	now := w.now().sides[w.candidate]
 	switch {
-	case w.s.accounts.flows == nil:
-		return unjudged("%v", errNoAccount)
+	case !w.s.kernel.Counts():
+		return unjudged("%v", account.ErrNoFlows)
 	case now.damage != "":
 		return unjudged("the candidate's ledger tells nothing")
 	case now.balances == nil:
-		return unjudged("%v: what it accepted, the kernel alone says", ErrNoLedger)
+		return unjudged("%v: what it accepted, the kernel alone says", account.ErrNoLedger)
 	}
 	var all balance
 	proven := 0

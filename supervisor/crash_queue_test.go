@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/baton-mesh/baton/supervisor/account"
 )
 
 // crashes is how often a generation is killed with a full queue. BATON_CRASHES
@@ -42,7 +44,7 @@ func TestQueueOfACrashedGeneration(t *testing.T) {
 		g := n.current()
 		eventually(t, "probes are accepted", func() bool {
 			q, err := n.s.queueLengths(g.sockets)
-			return err == nil && q == QueueLengths{}
+			return err == nil && q == account.QueueLengths{}
 		})
 		freeze(t, g)
 		type answer struct {

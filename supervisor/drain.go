@@ -4,6 +4,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/baton-mesh/baton/supervisor/account"
 	"github.com/baton-mesh/baton/supervisor/trace"
 )
 
@@ -174,7 +175,7 @@ func (s *Supervisor) emptyQueues(g *generation, end <-chan time.Time) {
 		return // nobody accepts what waits: the sooner it is handed on the better
 	}
 	begin := time.Now()
-	left := s.pollQueues(g, end, func(q QueueLengths) bool {
+	left := s.pollQueues(g, end, func(q account.QueueLengths) bool {
 		return q.HalfOpen == 0 || time.Since(begin) > halfOpenWait
 	})
 	// A handshake that finishes leaves the one count before it enters the other.
@@ -182,7 +183,7 @@ func (s *Supervisor) emptyQueues(g *generation, end <-chan time.Time) {
 		s.log.Error("fence", "error", err)
 	}
 	begin = time.Now()
-	s.pollQueues(g, end, func(q QueueLengths) bool {
+	s.pollQueues(g, end, func(q account.QueueLengths) bool {
 		return q.ToAccept == 0 || time.Since(begin) > acceptWait
 	})
 
@@ -194,7 +195,7 @@ func (s *Supervisor) emptyQueues(g *generation, end <-chan time.Time) {
 	}
 }
 
-func (s *Supervisor) pollQueues(g *generation, end <-chan time.Time, enough func(QueueLengths) bool) QueueLengths {
+func (s *Supervisor) pollQueues(g *generation, end <-chan time.Time, enough func(account.QueueLengths) bool) account.QueueLengths {
 	tick := time.NewTicker(queuePoll)
 	defer tick.Stop()
 	for {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/baton-mesh/baton/bpf/flows"
 	"github.com/baton-mesh/baton/bpf/reuseport"
+	"github.com/baton-mesh/baton/supervisor/account"
 )
 
 // A gate is one fact that must be as it has to be while a candidate is watched.
@@ -76,8 +77,8 @@ func (w *watch) steered() Finding {
 // finish the handshakes that it had answered before, and take over those of a
 // listener that closed; nothing else.
 func (w *watch) misrouted() Finding {
-	if w.s.accounts.flows == nil {
-		return unjudged("%v", errNoAccount)
+	if !w.s.kernel.Counts() {
+		return unjudged("%v", account.ErrNoFlows)
 	}
 	w.reopen()
 	asked := 0
@@ -131,8 +132,8 @@ func less(a, b uint64) uint64 { return a - min(a, b) }
 // answered anything. A server whose nature that is shows it in the generation
 // before, too.
 func (w *watch) resets() Finding {
-	if w.s.accounts.flows == nil {
-		return unjudged("%v", errNoAccount)
+	if !w.s.kernel.Counts() {
+		return unjudged("%v", account.ErrNoFlows)
 	}
 	for _, g := range []*generation{w.candidate, w.previous} {
 		now, then := w.now().sides[g], w.first().sides[g]
@@ -164,8 +165,8 @@ func (w *watch) answers() Finding {
 // errors is the budget: of the candidate's latest flows no larger share may have
 // failed. Where as many fail at the generation before, it is not the candidate.
 func (w *watch) errors() Finding {
-	if w.s.accounts.flows == nil {
-		return unjudged("%v", errNoAccount)
+	if !w.s.kernel.Counts() {
+		return unjudged("%v", account.ErrNoFlows)
 	}
 	v := w.r.recipe.config.Release.Verify
 	failed, ended := w.latest(w.candidate, uint64(v.MinFlows))
@@ -251,14 +252,14 @@ func (w *watch) hoards() Finding {
 // observed: what the others rest on was seen. An account that has a hole is no
 // proof of anything.
 func (w *watch) observed() Finding {
-	if w.s.accounts.flows == nil {
-		return unjudged("%v", errNoAccount)
+	if !w.s.kernel.Counts() {
+		return unjudged("%v", account.ErrNoFlows)
 	}
 	if err := w.now().err; err != nil {
 		return unclear("%v", err)
 	}
 	for _, g := range []*generation{w.candidate, w.previous} {
-		if !w.s.accounts.whole(g) {
+		if !g.flows.Whole() {
 			return unclear("the account of generation %d does not begin with it", g.id)
 		}
 		now := w.now().sides[g]

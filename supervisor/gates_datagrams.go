@@ -1,10 +1,8 @@
 package supervisor
 
 import (
-	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/config"
@@ -18,7 +16,7 @@ import (
 
 // readDatagrams reads what a generation says of QUIC and UDP.
 func (w *watch) readDatagrams(g *generation, sd *side) {
-	r, err := g.reading()
+	r, err := g.book.Reading()
 	if err != nil || r.Damage != "" {
 		return
 	}
@@ -82,31 +80,4 @@ func (w *watch) strayed() Finding {
 	own, runs, before := now[w.candidate], now[w.candidate].runs, first[w.candidate].runs
 	return held("no packet reached another generation than it named; the candidate took %d connections of QUIC and %d flows of UDP, %d packets by connection ID, %d by memory, %d to reset; %d others were nobody's",
 		own.quic.Accepted, own.udp.Accepted, since(runs, before, reuseport.Named), since(runs, before, reuseport.Remembered), since(runs, before, reuseport.Reset), since(w.now().none, w.first().none, reuseport.Stranger))
-}
-
-// openDatagrams are connections of QUIC and flows of UDP that were open when the
-// generation's process ended: one that ends by itself has closed them all.
-func (g *generation) openDatagrams() (open uint64) {
-	r, err := g.reading()
-	if err != nil {
-		return 0
-	}
-	for _, l := range r.Listeners {
-		if strings.HasSuffix(l.Name, contract.UDPSuffix) {
-			open += l.Flows.Open()
-		}
-	}
-	return open
-}
-
-// straysOf are strays as the status shows them, by slot.
-func straysOf(r *ledger.Reading) map[string]uint64 {
-	if len(r.Strays) == 0 {
-		return nil
-	}
-	all := map[string]uint64{}
-	for slot, n := range r.Strays {
-		all[fmt.Sprint(slot)] = n
-	}
-	return all
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/proxy/contract"
 	"github.com/baton-mesh/baton/proxy/ledger"
+	"github.com/baton-mesh/baton/supervisor/account"
 )
 
 // keeping is a server that keeps a ledger, truthfully but for one fault.
@@ -197,14 +198,14 @@ func TestBooksAgree(t *testing.T) {
 		case <-time.After(30 * time.Second):
 			t.Fatal("the previous generation does not end")
 		}
-		eventually(t, "it is forgotten", func() bool { return old.lastAccount.Load() != nil })
-		counts, err := n.s.accounts.of(old)
+		eventually(t, "it is forgotten", func() bool { return n.generation(old.id) == nil })
+		counts, err := old.flows.Read()
 		if err != nil {
 			t.Fatal(err)
 		}
-		reading, err := old.reading()
-		if err != nil || reading.Total().Flows.Accepted != sum(counts)[flows.Established] {
-			t.Errorf("generation %d: %d flows established, %d accepted, %v", old.id, sum(counts)[flows.Established], reading.Total().Flows.Accepted, err)
+		reading, err := old.book.Reading()
+		if err != nil || reading.Total().Flows.Accepted != account.Sum(counts)[flows.Established] {
+			t.Errorf("generation %d: %d flows established, %d accepted, %v", old.id, account.Sum(counts)[flows.Established], reading.Total().Flows.Accepted, err)
 		}
 	}
 	if ok, failed := stop(); failed != 0 || ok == 0 {

@@ -184,10 +184,8 @@ func TestUncountedFlowIsInconclusive(t *testing.T) {
 	n := serve(t, conf(t, "serve"))
 	r, ready := n.inStart(t)
 	// Its sockets lose their mark: what comes to them is counted for nobody.
-	for _, sock := range r.candidate.sockets["web"] {
-		if err := n.s.accounts.flows.Mark(sock.FD, 1<<40, 1); err != nil {
-			t.Fatal(err)
-		}
+	if !n.s.kernel.Begin(1<<40, r.candidate.sockets, false).Whole() {
+		t.Fatal("they keep it")
 	}
 	ready()
 	res := n.ended(r)
@@ -237,9 +235,14 @@ func TestOnInconclusive(t *testing.T) {
 
 // loseAccount makes an account as of a generation that was adopted without it.
 func (n *node) loseAccount(id uint64) {
-	n.s.accounts.mu.Lock()
-	defer n.s.accounts.mu.Unlock()
-	n.s.accounts.lost[id] = true
+	n.s.mu.Lock()
+	defer n.s.mu.Unlock()
+	for _, g := range n.s.generations {
+		if g.id == id {
+			g.flows.End()
+			g.flows = n.s.kernel.Begin(id, g.sockets, true)
+		}
+	}
 }
 
 // A release after a held one ends both that the held one left.

@@ -10,8 +10,8 @@ import (
 	oteltrace "go.opentelemetry.io/otel/trace"
 	"golang.org/x/sys/unix"
 
-	"github.com/baton-mesh/baton/bpf/flows"
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/account"
 	"github.com/baton-mesh/baton/supervisor/cgroup"
 	"github.com/baton-mesh/baton/supervisor/spawn"
 	"github.com/baton-mesh/baton/supervisor/steer"
@@ -83,7 +83,7 @@ type generation struct {
 	started   time.Time
 	intake    *trace.Intake // nil for ours, which have their ledger
 	cgroup    *cgroup.Group // nil where there is no cgroup2
-	book      *book         // nil: it keeps no ledger
+	book      *account.Book // nil: it keeps no ledger
 
 	ready      chan struct{} // closed at READY=1
 	readyOnce  sync.Once
@@ -99,19 +99,18 @@ type generation struct {
 
 	datagramOnce sync.Once
 
-	dialed      dialed
-	probed      atomic.Uint64 // probes that were answered
-	testimony   []string      // what the ledger of one that crashed says; complete when exited is closed
-	lastAccount atomic.Pointer[map[string]flows.Counts]
+	dialed    dialed
+	probed    atomic.Uint64 // probes that were answered
+	testimony []string      // what the ledger of one that crashed says; complete when exited is closed
 
 	text    int                 // memfd of the configuration, with the keeper; 0: none
 	dropped func()              // closes the keeper's copies of the sockets
 	adopted bool                // an earlier supervisor started it: it is not our child
 	stood   map[string][]uint64 // cookies of the listening sockets of one that was adopted
 
-	queuesMu sync.Mutex
-	queues   map[string]QueueStatus // as last read, by listener
-	closing  func()                 // called before our copies of its sockets close
+	flows   *account.Flows  // nil: the kernel counts none
+	queues  *account.Queues // nil: it has no listening sockets of ours
+	closing func()          // called before our copies of its sockets close
 
 	unfit atomic.Bool // it lives and has given up listening sockets
 
@@ -130,6 +129,19 @@ type generation struct {
 	toldAt       time.Time
 	exit         string
 	ended        *Ending // nil: it is not forgotten yet
+}
+
+// listenersOf are the names of the listeners to which clients of a generation connect.
+func (g *generation) listenersOf() []string {
+	var names []string
+	if !g.leftover() {
+		for _, l := range g.recipe.config.Listeners {
+			if l.Protocol.HasStreams() {
+				names = append(names, l.Name)
+			}
+		}
+	}
+	return names
 }
 
 // socketsOf are its listening sockets on some listeners; nil: on all.
@@ -214,7 +226,7 @@ func (g *generation) status() GenerationStatus {
 		ID: g.id, Slot: int(g.slot), PID: g.process.PID, State: g.state,
 		Started: g.started, Deadline: g.deadline, Message: g.message,
 		Cut: g.cut, IdleClosed: g.idleClosed, HalfOpenLeft: g.halfOpenLeft, Exit: g.exit,
-		Ledger: g.book.status(),
+		Ledger: g.book.Status(),
 	}
 	if g.leftover() {
 		st.Slot = -1

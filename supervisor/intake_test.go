@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/baton-mesh/baton/proxy/ledger"
+	"github.com/baton-mesh/baton/supervisor/account"
 	"github.com/baton-mesh/baton/supervisor/trace"
 )
 
@@ -85,19 +86,19 @@ func TestRequestsHaveSpans(t *testing.T) {
 	n.s.mu.Lock()
 	during := n.s.traced.queued.Add(time.Millisecond)
 	n.s.mu.Unlock()
-	record := func(generation uint64, began time.Time, id byte) RequestSpan {
-		return RequestSpan{Generation: generation, Began: began, Listener: "web", Route: "all", Record: ledger.Record{
+	record := func(generation uint64, began time.Time, id byte) account.RequestSpan {
+		return account.RequestSpan{Generation: generation, Began: began, Listener: "web", Route: "all", Record: ledger.Record{
 			Key:     ledger.Key{Protocol: ledger.HTTP2, Class: ledger.Status5xx},
 			TraceID: [16]byte{id}, SpanID: [8]byte{id}, ParentID: [8]byte{9}, Duration: time.Microsecond, Head: 1,
 			Status: 502, Flags: ledger.Erred | ledger.Slow, Method: "GET", Host: "shop.example:443", Path: "/cart",
 			Client: "192.0.2.1:40000", Upstream: "192.0.2.2:80", Error: "upstream-connect",
 		}}
 	}
-	n.s.requestSpans([]RequestSpan{record(1, during, 1), record(1, during.Add(-time.Hour), 2), record(1, time.Now().Add(time.Hour), 3)})
-	n.s.requestSpans([]RequestSpan{record(5, during, 4)})
+	n.s.requestSpans([]account.RequestSpan{record(1, during, 1), record(1, during.Add(-time.Hour), 2), record(1, time.Now().Add(time.Hour), 3)})
+	n.s.requestSpans([]account.RequestSpan{record(5, during, 4)})
 	purge := record(1, during, 5)
 	purge.Method, purge.Flags = "PURGE", ledger.Secure
-	n.s.requestSpans([]RequestSpan{purge})
+	n.s.requestSpans([]account.RequestSpan{purge})
 
 	var of []*tracepb.Span
 	for _, s := range n.spansOf(1) {

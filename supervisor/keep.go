@@ -56,7 +56,7 @@ func (s *Supervisor) keep(g *generation) {
 		}
 	}
 	if g.book != nil {
-		fds[keptOf(g.id, "ledger")] = g.book.ledger.FD()
+		fds[keptOf(g.id, "ledger")] = g.book.FD()
 	}
 	if by, ok := s.steering.(*steer.BPF); ok {
 		for name, fd := range by.Tables() { // each time: those of datagrams come with the first that takes any

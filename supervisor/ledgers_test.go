@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -20,6 +19,7 @@ import (
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/proxy/contract"
 	"github.com/baton-mesh/baton/proxy/ledger"
+	"github.com/baton-mesh/baton/supervisor/account"
 )
 
 // keepsAccount is a generation that keeps its ledger. It says nothing to
@@ -91,7 +91,7 @@ func (n *node) served(id uint64) (ledger.Totals, ledger.Reading) {
 	defer n.s.mu.Unlock()
 	for _, g := range n.s.generations {
 		if g.id == id {
-			r, err := g.reading()
+			r, err := g.book.Reading()
 			if err != nil {
 				n.t.Fatal(err)
 			}
@@ -104,9 +104,9 @@ func (n *node) served(id uint64) (ledger.Totals, ledger.Reading) {
 
 func TestAccountIsReadAndGoesOn(t *testing.T) {
 	var mu sync.Mutex
-	var spans []RequestSpan
+	var spans []account.RequestSpan
 	n := serve(t, conf(t, "keeps-account", baton), func(o *Options) {
-		o.RequestSpans = func(s []RequestSpan) {
+		o.RequestSpans = func(s []account.RequestSpan) {
 			mu.Lock()
 			defer mu.Unlock()
 			spans = append(spans, s...)
@@ -138,7 +138,7 @@ func TestAccountIsReadAndGoesOn(t *testing.T) {
 	mu.Lock()
 	power := ledger.Power(spans[len(spans)-1].Counted())
 	mu.Unlock()
-	if _, ok := n.s.Exemplar(RequestLabels{"web", "all", "http1", "2xx"}, power); !ok {
+	if _, ok := n.s.Exemplar(account.RequestLabels{Listener: "web", Route: "all", Protocol: "http1", Class: "2xx"}, power); !ok {
 		t.Error("it is no exemplar")
 	}
 
@@ -176,7 +176,7 @@ func TestAccountIsReadAndGoesOn(t *testing.T) {
 		}
 	}
 	get("/", 4)
-	labels := RequestLabels{"web", "all", "http1", "2xx"}
+	labels := account.RequestLabels{Listener: "web", Route: "all", Protocol: "http1", Class: "2xx"}
 	served, now := n.served(2)
 	all := n.s.Counted()
 	if own := now.Total().Requests; served.Requests != 4 || all.Requests[labels].Count != total.Requests+own || all.Unfinished != hanging || all.Damaged != 0 {
@@ -205,7 +205,7 @@ func TestAccountIsReadAndGoesOn(t *testing.T) {
 	n.s.mu.Lock()
 	g := n.s.generations[len(n.s.generations)-1]
 	n.s.mu.Unlock()
-	if _, err := g.reading(); !errors.Is(err, ErrNoLedger) {
+	if _, err := g.book.Reading(); !errors.Is(err, account.ErrNoLedger) {
 		t.Errorf("the account of another server: %v", err)
 	}
 }
@@ -247,31 +247,8 @@ func TestReleaseBeginsAPhase(t *testing.T) {
 	if all.Unfinished != 0 || all.Damaged != 0 {
 		t.Errorf("%d unfinished, %d damaged", all.Unfinished, all.Damaged)
 	}
-	last := first.read() // the last that was read
+	last := first.Read() // the last that was read
 	if got := last.Sum(func(k ledger.Key) bool { return k.Arm == ledger.Old }); got.Requests != 1 {
 		t.Errorf("%d requests on flows from before, want 1", got.Requests)
 	}
-}
-
-// Who takes spans may need what the holder of the book's lock waits for, so it is
-// not held then.
-func TestSpansAreHandedOnUnlocked(t *testing.T) {
-	var n *node
-	var free atomic.Bool
-	n = serve(t, conf(t, "keeps-account", baton), func(o *Options) {
-		o.RequestSpans = func([]RequestSpan) {
-			for _, b := range n.s.books() {
-				if b.mu.TryLock() {
-					free.Store(true)
-					b.mu.Unlock()
-				}
-			}
-		}
-	})
-	eventually(t, "a span comes while the book is free", func() bool {
-		if _, err := n.get("/sampled"); err != nil {
-			t.Fatal(err)
-		}
-		return free.Load()
-	})
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/baton-mesh/baton/bpf/flows"
+	"github.com/baton-mesh/baton/supervisor/account"
 )
 
 // lingerPoll is how often the open flows of a generation are counted; a reading
@@ -32,11 +33,11 @@ func (s *Supervisor) linger(g *generation, timeout time.Duration) bool {
 	tick := time.NewTicker(lingerPoll)
 	defer tick.Stop()
 	for !s.isStopping() {
-		counts, err := s.accounts.of(g)
-		if err == nil && s.accounts.whole(g) && sum(counts).Open() == 0 {
+		counts, err := g.flows.Read()
+		if err == nil && g.flows.Whole() && account.Sum(counts).Open() == 0 {
 			return true
 		}
-		if err != nil && !errors.Is(err, errNoAccount) {
+		if err != nil && !errors.Is(err, account.ErrNoFlows) {
 			s.log.Error("count the open flows of a generation", "generation", g.id, "error", err)
 		}
 		select {
@@ -66,4 +67,4 @@ func (s *Supervisor) isStopping() bool {
 	return s.stopping
 }
 
-func openFlows(counts map[string]flows.Counts) uint64 { return sum(counts).Open() }
+func openFlows(counts map[string]flows.Counts) uint64 { return account.Sum(counts).Open() }

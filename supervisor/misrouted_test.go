@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/baton-mesh/baton/bpf/flows"
+	"github.com/baton-mesh/baton/supervisor/account"
 	"github.com/baton-mesh/baton/supervisor/steer"
 )
 
@@ -93,8 +94,8 @@ func TestFlowBeforeTheShiftIsFound(t *testing.T) {
 	var early net.Conn
 	eventually(t, "a flow is at the candidate", func() bool {
 		early = n.misroute(r.candidate.slot)
-		counts, err := n.s.accounts.of(r.candidate)
-		return err == nil && sum(counts)[flows.Established] > 0
+		counts, err := r.candidate.flows.Read()
+		return err == nil && account.Sum(counts)[flows.Established] > 0
 	})
 	early.Close()
 	ready()

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/account"
 	"github.com/baton-mesh/baton/supervisor/spawn"
 	"github.com/baton-mesh/baton/supervisor/steer"
 )
@@ -64,7 +65,7 @@ func (s *Supervisor) inSlot(g *generation) (in, all int, err error) {
 }
 
 // queueLengths sums up what is queued on some listening sockets.
-func (s *Supervisor) queueLengths(sockets steer.Sockets) (sum QueueLengths, err error) {
+func (s *Supervisor) queueLengths(sockets steer.Sockets) (sum account.QueueLengths, err error) {
 	found, err := s.steering.Queued(sockets)
 	for _, q := range found {
 		sum.HalfOpen += q.HalfOpen

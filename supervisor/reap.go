@@ -72,9 +72,9 @@ func (s *Supervisor) watch(g *generation) {
 			g.closeSockets()
 		}
 	}
-	g.book.lastEntries()
+	g.book.End()
 	if crashed {
-		g.testimony = g.book.testimony(g.id)
+		g.testimony = g.book.Testimony()
 		for _, words := range g.testimony {
 			s.log.Error("the ledger of a generation that crashed", "generation", g.id, "says", words)
 		}
@@ -170,14 +170,13 @@ func (s *Supervisor) remove(g *generation) {
 			}
 		}
 	}
-	last := s.accounts.forget(g)
-	s.accounts.forgetQueues(g)
+	last := g.flows.End()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.endingOf(g, last)
 	s.drained.Undeclared += e.Undeclared
 	s.endAccount(g)
-	g.book.close()
+	g.book.Close()
 	s.generations = slices.DeleteFunc(s.generations, func(other *generation) bool { return other == g })
 	if !g.leftover() {
 		s.slots[g.slot] = nil

@@ -49,3 +49,21 @@ func (s *Supervisor) unserved(r *release) {
 	}
 	r.fallback.binary.Close()
 }
+
+// testify adds to a release what was found of the generation that crashed: the one
+// that it starts again, or its own candidate.
+func (s *Supervisor) testify(r *release) {
+	s.mu.Lock()
+	var dead []*generation
+	if r.cause == "crash" && s.crashed != nil {
+		dead, s.crashed = append(dead, s.crashed), nil
+	}
+	if g := r.candidate; g != nil && !g.alive() {
+		dead = append(dead, g)
+	}
+	s.mu.Unlock()
+	for _, g := range dead {
+		<-g.exited // its ledger has been read for the last time
+		r.result.Evidence = append(r.result.Evidence, g.testimony...)
+	}
+}

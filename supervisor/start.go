@@ -13,6 +13,7 @@ import (
 
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/contract"
+	"github.com/baton-mesh/baton/supervisor/account"
 	"github.com/baton-mesh/baton/supervisor/spawn"
 	"github.com/baton-mesh/baton/supervisor/trace"
 )
@@ -114,7 +115,7 @@ func (s *Supervisor) fork(what *recipe) (_ *generation, err error) {
 		if err != nil && g.process == nil { // else its end is watched, which gives everything back
 			s.steering.Empty(g.slot)
 			g.closeSockets()
-			s.accounts.forget(g)
+			g.flows.End()
 			s.mu.Lock()
 			s.slots[g.slot] = nil
 			s.mu.Unlock()
@@ -125,7 +126,7 @@ func (s *Supervisor) fork(what *recipe) (_ *generation, err error) {
 			if g.text > 0 {
 				unix.Close(g.text)
 			}
-			g.book.close()
+			g.book.Close()
 			g.intake.Close()
 		}
 	}()
@@ -143,7 +144,7 @@ func (s *Supervisor) fork(what *recipe) (_ *generation, err error) {
 		}
 	}
 	s.echo(g)
-	if err := s.openBook(g); err != nil {
+	if g.book, err = account.Create(what.config, g.id, s.keepSpans); err != nil {
 		s.log.Error("the generation will keep no ledger", "generation", g.id, "error", err)
 	}
 	s.openIntake(g)
@@ -239,7 +240,7 @@ func (s *Supervisor) spawn(g *generation) (*spawn.Process, error) {
 		files = append(files, g.text, s.keys.FD())
 		if g.book != nil {
 			env = append(env, fmt.Sprintf("%s=%d", contract.EnvLedgerFD, contract.FirstFD+len(files)))
-			files = append(files, g.book.ledger.FD())
+			files = append(files, g.book.FD())
 		}
 	}
 	o := spawn.Options{Binary: g.recipe.binary, Args: c.Proxy.Command[1:], Env: env, Account: g.recipe.account, Files: files,

@@ -78,7 +78,7 @@ func (s *Supervisor) close() {
 		s.steering.Close()
 	}
 	s.closeGuard()
-	s.closeAccount()
+	s.kernel.Close()
 	s.closeTCPOption()
 	if s.pins != "" {
 		os.Remove(s.pins) // empty, unless another layout is pinned beside ours

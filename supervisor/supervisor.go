@@ -20,6 +20,7 @@ import (
 	"github.com/baton-mesh/baton/bpf/sockops"
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/proxy/keys"
+	"github.com/baton-mesh/baton/supervisor/account"
 	"github.com/baton-mesh/baton/supervisor/cgroup"
 	"github.com/baton-mesh/baton/supervisor/doctor"
 	"github.com/baton-mesh/baton/supervisor/idkeys"
@@ -43,7 +44,7 @@ type Options struct {
 	// RequestSpans, if set, gets the spans of requests that generations have kept,
 	// at most those of one reading at once. It must not block: who cannot take a
 	// span counts it and lets it go. Called by several goroutines.
-	RequestSpans func([]RequestSpan)
+	RequestSpans func([]account.RequestSpan)
 	// Version is shown in the status.
 	Version string
 	// Unsteered leaves new flows to the kernel's hash over all generations that
@@ -69,14 +70,14 @@ type Supervisor struct {
 	file     state.File
 	notify   *notify.Socket
 	steering steer.Steering
-	why      string        // this steering and no other; empty: it is the best there is
-	pins     string        // this instance's directory in the BPF file system; empty: none
-	keys     *keys.Page    // what generations share, so that one's TLS tickets are good for the next
-	ids      *idkeys.Keys  // of connection IDs
-	certs    chan struct{} // one token: another configuration serves
-	cgroups  *cgroup.Base  // nil where there is no cgroup2
-	guard    *guard.Guard  // nil where it cannot be had
-	accounts accounts
+	why      string            // this steering and no other; empty: it is the best there is
+	pins     string            // this instance's directory in the BPF file system; empty: none
+	keys     *keys.Page        // what generations share, so that one's TLS tickets are good for the next
+	ids      *idkeys.Keys      // of connection IDs
+	certs    chan struct{}     // one token: another configuration serves
+	cgroups  *cgroup.Base      // nil where there is no cgroup2
+	guard    *guard.Guard      // nil where it cannot be had
+	kernel   *account.Kernel   // of flows; nil where it counts none
 	option   *sockops.Programs // nil: the configuration wants no option, or it cannot be had
 	patience atomic.Int64      // how long a probe may take, in ns
 
@@ -94,7 +95,7 @@ type Supervisor struct {
 	// it may already say READY=1.
 	births sync.Mutex
 
-	exemplars exemplars
+	exemplars account.Exemplars
 
 	mu          sync.Mutex
 	state       state.Record // as it is in the file
@@ -123,7 +124,8 @@ type Supervisor struct {
 	traced      *release                           // the last that began
 	examples    map[uint64][]oteltrace.SpanContext // of notable requests, by generation
 	outcomes    map[Outcome]uint64
-	counted     Counted // by generations that have ended
+	counted     account.Counted   // by generations that have ended
+	dropped     map[string]uint64 // segments that their sockets let fall, by listener
 	drained     Drained
 	stopping    bool
 	unsaved     error // why the state file does not say what is so; nil: it does
@@ -142,7 +144,7 @@ type shiftInForce struct {
 func New(o Options) (_ *Supervisor, err error) {
 	s := &Supervisor{
 		opts: o, config: o.Config, log: o.Log,
-		outcomes: map[Outcome]uint64{}, counted: newCounted(), own: split{},
+		outcomes: map[Outcome]uint64{}, counted: account.NewCounted(), dropped: map[string]uint64{}, own: split{},
 		certs:   make(chan struct{}, 1),
 		hurried: make(chan struct{}),
 		wake:    make(chan struct{}, 1), abandon: make(chan struct{}),

@@ -9,6 +9,7 @@ import (
 	"github.com/baton-mesh/baton/bpf/flows"
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/ledger"
+	"github.com/baton-mesh/baton/supervisor/account"
 )
 
 const (
@@ -59,11 +60,11 @@ type side struct {
 	flows, http flows.Counts      // over all listeners, and over those for HTTP
 	moved       moved             // the same over the listeners that the release is of
 	established map[string]uint64 // by listener
-	queued      QueueLengths
-	balances    map[string]balance     // by listener, where the generation keeps a ledger
-	queues      map[string]QueueStatus // by listener, where they are its own
-	damage      string                 // why its ledger says nothing
-	runs        reuseport.Counts       // of its slot
+	queued      account.QueueLengths
+	balances    map[string]balance             // by listener, where the generation keeps a ledger
+	queues      map[string]account.QueueStatus // by listener, where they are its own
+	damage      string                         // why its ledger says nothing
+	runs        reuseport.Counts               // of its slot
 
 	// Of its ledger: connections of QUIC, flows of UDP, packets that named another slot.
 	quic, udp ledger.Flows
@@ -105,9 +106,9 @@ func (w *watch) read() (err error) {
 			continue
 		}
 		var sd side
-		counts, err := w.s.accounts.of(g)
+		counts, err := g.flows.Read()
 		switch {
-		case errors.Is(err, errNoAccount):
+		case errors.Is(err, account.ErrNoFlows):
 		case err != nil:
 			if g == w.candidate || g == w.previous && g.alive() {
 				now.err = err
@@ -140,7 +141,7 @@ func (w *watch) read() (err error) {
 		w.readDatagrams(g, &sd)
 		now.sides[g] = sd
 	}
-	now.namespace, _ = readNamespace()
+	now.namespace, _ = account.Namespace()
 	now.resources = resourcesOf(w.candidate.process.PID)
 	w.peak = max(w.peak, now.sides[w.candidate].flows.Open())
 	if len(w.readings) == keptReadings {
@@ -218,12 +219,12 @@ func (w *watch) conclude(findings []Finding) Judgement {
 	v := &Verdict{Judgement: judge(findings), Findings: findings, Milliseconds: float64(time.Since(w.begun).Microseconds()) / 1000}
 	own, ownBefore := w.now().sides[w.candidate], w.first().sides[w.candidate]
 	v.Harmed = less(own.moved.bad(), ownBefore.moved.bad())
-	if w.s.accounts.flows != nil {
+	if w.s.kernel.Counts() {
 		got, before := own.flows, ownBefore.flows
 		for f := range got {
 			got[f] = less(got[f], before[f])
 		}
-		v.Flows, v.Harmed = facts(got), max(v.Harmed, got[flows.Failed])+got[flows.ResetQueued]
+		v.Flows, v.Harmed = account.Facts(got), max(v.Harmed, got[flows.Failed])+got[flows.ResetQueued]
 	}
 	w.r.result.Verdict = v
 	return v.Judgement
@@ -244,7 +245,7 @@ func (w *watch) findings() []Finding {
 // connected or waits to be accepted: a probe tells a quiet moment from a
 // generation that hangs.
 func (w *watch) doubtful() bool {
-	if w.s.accounts.flows == nil || time.Since(w.asked) < time.Second {
+	if !w.s.kernel.Counts() || time.Since(w.asked) < time.Second {
 		return false
 	}
 	now := w.now().sides[w.candidate]
@@ -327,7 +328,7 @@ func (w *watch) final(ctx context.Context) error {
 
 // unseenProbes are those that were answered and that the account does not have.
 func (w *watch) unseenProbes() uint64 {
-	if w.s.accounts.flows == nil {
+	if !w.s.kernel.Counts() {
 		return 0
 	}
 	made := w.candidate.probed.Load()

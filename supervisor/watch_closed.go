@@ -30,7 +30,7 @@ func (w *watch) shut(out func(g *generation, listener string) bool) error {
 		if _, known := w.out[g]; !known && g != w.candidate && !g.leftover() && !slices.ContainsFunc(g.recipe.config.Listeners, func(l config.Listener) bool { return !out(g, l.Name) }) {
 			gone[g] = true
 		}
-		if w.s.accounts.flows == nil {
+		if !w.s.kernel.Counts() {
 			continue
 		}
 		for _, name := range g.listenersOf() {
@@ -63,7 +63,7 @@ func (w *watch) shut(out func(g *generation, listener string) bool) error {
 		if err != nil {
 			return err
 		}
-		counts, err := w.s.accounts.of(g)
+		counts, err := g.flows.Read()
 		if err != nil {
 			continue // it has none
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/baton-mesh/baton/proxy/ledger"
 	"github.com/baton-mesh/baton/supervisor"
+	"github.com/baton-mesh/baton/supervisor/account"
 )
 
 // What generations count in their ledgers. Over all generations, so that a
@@ -37,7 +38,7 @@ func (c collector) collectRequests(ch chan<- prometheus.Metric, st *supervisor.S
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
 	}
 	all := c.supervisor.Counted()
-	durations := map[supervisor.RequestLabels]*ledger.Histogram{} // over all classes
+	durations := map[account.RequestLabels]*ledger.Histogram{} // over all classes
 	for labels, h := range all.Requests {
 		counter(requestsDesc, h.Count, labels.Listener, labels.Route, labels.Protocol, labels.Class)
 		of := labels
@@ -72,7 +73,7 @@ func (c collector) collectRequests(ch chan<- prometheus.Metric, st *supervisor.S
 
 // histogram is the durations of one kind of request, with a request of each
 // bucket whose trace can be looked at, where there is one.
-func (c collector) histogram(labels supervisor.RequestLabels, h *ledger.Histogram) prometheus.Metric {
+func (c collector) histogram(labels account.RequestLabels, h *ledger.Histogram) prometheus.Metric {
 	buckets := map[float64]uint64{}
 	var exemplars []prometheus.Exemplar
 	for power := firstPower; power <= lastPower; power++ {

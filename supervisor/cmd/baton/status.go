@@ -5,13 +5,13 @@ import (
 	"os"
 	"strconv"
 	"strings"
-
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/baton-mesh/baton/supervisor"
+	"github.com/baton-mesh/baton/supervisor/account"
 	"github.com/baton-mesh/baton/supervisor/admin"
 	"github.com/baton-mesh/baton/supervisor/idkeys"
 )
@@ -135,13 +135,13 @@ func printGenerations(all []supervisor.GenerationStatus) {
 		if len(g.Listeners) > 0 {
 			state += " " + strings.Join(g.Listeners, ",")
 		}
-		fmt.Fprintf(w, "%d\t%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", g.ID, state, g.Slot, g.PID, age, ends, account(g.Ledger), g.Binary, g.Config, g.Message)
+		fmt.Fprintf(w, "%d\t%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", g.ID, state, g.Slot, g.PID, age, ends, ledgerOf(g.Ledger), g.Binary, g.Config, g.Message)
 	}
 	w.Flush()
 }
 
 // account is the columns of what a generation has counted.
-func account(l *supervisor.LedgerStatus) string {
+func ledgerOf(l *account.LedgerStatus) string {
 	switch {
 	case l == nil || !l.Written && l.Damage == "":
 		return "-\t-\t-\t-"

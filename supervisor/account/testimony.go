@@ -1,4 +1,4 @@
-package supervisor
+package account
 
 import (
 	"cmp"
@@ -13,11 +13,11 @@ import (
 // lastShown is how many of a crashed generation's last requests are told one by one.
 const lastShown = 5
 
-// testimony is what the ledger of a generation that crashed says of its end: how
+// Testimony is what the ledger of a generation that crashed says of its end: how
 // much was in flight, how its latest requests had ended, and the last of them. The
 // ring of requests is for this alone: while a generation lives its counters and its
 // kept spans say more. Nil: it kept no ledger, or a damaged one.
-func (b *book) testimony(id uint64) []string {
+func (b *Book) Testimony() []string {
 	if b == nil {
 		return nil
 	}
@@ -33,7 +33,7 @@ func (b *book) testimony(id uint64) []string {
 	slices.SortFunc(all, func(x, y ledger.Record) int { return cmp.Compare(x.Start+x.Duration, y.Start+y.Duration) })
 	total := b.last.Total()
 	words := []string{fmt.Sprintf("generation %d had %d requests and streams in flight when it ended; %d had ended, and of the latest %d it is known how%s",
-		id, total.InFlight, total.Requests, len(all), classes(all))}
+		b.generation, total.InFlight, total.Requests, len(all), classes(all))}
 	for _, r := range all[max(0, len(all)-lastShown):] {
 		words = append(words, b.tell(&r))
 	}
@@ -59,7 +59,7 @@ func classes(all []ledger.Record) string {
 }
 
 // tell is one request in words. b.mu is held.
-func (b *book) tell(r *ledger.Record) string {
+func (b *Book) tell(r *ledger.Record) string {
 	words := fmt.Sprintf("%s: %v on flow %d, listener %s, route %s: %v after %v",
 		b.ledger.Time(r.Start+r.Duration).UTC().Format(time.RFC3339Nano), r.Protocol, r.Flow,
 		b.ledger.ListenerName(r.Listener), b.ledger.RouteName(r.Route), r.Class, r.Duration)
@@ -70,22 +70,4 @@ func (b *book) tell(r *ledger.Record) string {
 		words += fmt.Sprintf(", trace %x", r.TraceID)
 	}
 	return words
-}
-
-// testify adds to a release what was found of the generation that crashed: the one
-// that it starts again, or its own candidate.
-func (s *Supervisor) testify(r *release) {
-	s.mu.Lock()
-	var dead []*generation
-	if r.cause == "crash" && s.crashed != nil {
-		dead, s.crashed = append(dead, s.crashed), nil
-	}
-	if g := r.candidate; g != nil && !g.alive() {
-		dead = append(dead, g)
-	}
-	s.mu.Unlock()
-	for _, g := range dead {
-		<-g.exited // its ledger has been read for the last time
-		r.result.Evidence = append(r.result.Evidence, g.testimony...)
-	}
 }

@@ -1,6 +1,7 @@
-package supervisor
+package account
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/baton-mesh/baton/proxy/ledger"
@@ -39,12 +40,12 @@ type ListenerLedger struct {
 	Flows    ledger.Flows `json:"flows"`
 }
 
-// status sums up the ledger as it is now; nil without one.
-func (b *book) status() *LedgerStatus {
+// Status sums up the ledger as it is now; nil without one.
+func (b *Book) Status() *LedgerStatus {
 	if b == nil {
 		return nil
 	}
-	r := b.read()
+	r := b.Read()
 	t := r.Total()
 	// How long a stream lasts is its client's affair.
 	answered := r.Sum(func(k ledger.Key) bool { return k.Protocol != ledger.TCP && k.Protocol != ledger.UDP })
@@ -81,4 +82,16 @@ func (b *book) status() *LedgerStatus {
 		st.ByListener[r.ListenerName(one.Listener)] = l
 	}
 	return st
+}
+
+// straysOf are strays as the status shows them, by slot.
+func straysOf(r *ledger.Reading) map[string]uint64 {
+	if len(r.Strays) == 0 {
+		return nil
+	}
+	all := map[string]uint64{}
+	for slot, n := range r.Strays {
+		all[fmt.Sprint(slot)] = n
+	}
+	return all
 }
