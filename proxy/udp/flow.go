@@ -26,6 +26,7 @@ type flow struct {
 	release  func()
 	info     []byte       // control message that makes answers leave from the right address
 	last     atomic.Int64 // when something moved, in nanoseconds since started
+	asked    atomic.Bool  // it was the client's, and nothing came back since
 	closed   sync.Once
 	begun    time.Time
 	account  ledger.Flow
@@ -40,6 +41,37 @@ func (f *flow) silent() time.Duration {
 	return time.Since(started) - time.Duration(f.last.Load())
 }
 
+// ask notes that the client has sent something. Of a flow that is known Server.mu is held.
+func (f *flow) ask() {
+	f.asked.Store(true)
+	f.heard()
+}
+
+// over reports whether the flow has been silent for the listener's idle_timeout. One
+// whose client may wait for an answer, of an upstream that is slow or a machine that
+// has no time for either of us, gets what answerWait says.
+func (f *flow) over(timeout time.Duration) bool {
+	if timeout > 0 && f.asked.Load() {
+		timeout = max(timeout, answerWait)
+	}
+	return timeout > 0 && f.silent() >= timeout+clockSlack
+}
+
+// expire forgets the flow if it is over. That it is decides the lock: a worker that has
+// found it has a datagram for it.
+func (f *flow) expire(timeout time.Duration) {
+	s := f.server
+	s.mu.Lock()
+	over := f.over(timeout)
+	if over {
+		delete(s.flows, f.id)
+	}
+	s.mu.Unlock()
+	if over {
+		f.close(false)
+	}
+}
+
 // answer brings what the upstream sends to the client until the flow is closed.
 func (f *flow) answer() {
 	b := make([]byte, maxDatagram)
@@ -52,6 +84,7 @@ func (f *flow) answer() {
 			continue // an ICMP error: the upstream was not there, and may be again
 		}
 		f.heard()
+		f.asked.Store(false)
 		f.id.worker.socket.WriteMsgUDPAddrPort(b[:n], f.info, f.id.client)
 	}
 }
@@ -85,7 +118,9 @@ func (f *flow) close(cut bool) {
 	f.closed.Do(func() {
 		s := f.server
 		s.mu.Lock()
-		delete(s.flows, f.id)
+		if s.flows[f.id] == f {
+			delete(s.flows, f.id)
+		}
 		s.mu.Unlock()
 		how := ledger.Record{Key: ledger.Key{Class: ledger.Ended}}
 		if cut {

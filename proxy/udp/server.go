@@ -3,8 +3,9 @@
 // A flow is a client's address as one worker socket sees it. It has a socket of
 // its own towards the upstream, so that what comes back there is its client's.
 // Nothing tells the end of a flow but silence: after the listener's idle_timeout
-// it is forgotten. Whoever steers datagrams to generations remembers flows for as
-// long (bpf/reuseport), so both forget together.
+// it is forgotten, or some seconds later where an answer may be on its way. Whoever
+// steers datagrams to generations remembers flows for as long (bpf/reuseport), and
+// no longer.
 package udp
 
 import (
@@ -40,6 +41,10 @@ type Account struct {
 // receivePause is how long to wait after a failure to receive, which nothing that a
 // client sends can cause.
 const receivePause = 10 * time.Millisecond
+
+// answerWait is how long a flow is kept at least when the last datagram was the
+// client's: an idle_timeout that is shorter ends flows that nobody has left.
+const answerWait = 10 * time.Second
 
 // clockSlack is how much longer a flow is known here than to whoever steers, whose
 // clock goes by the jiffy, 10 ms at most: what is still led here finds its flow.
@@ -148,7 +153,6 @@ func (w *worker) receive() {
 		if f == nil {
 			continue // no room; datagrams may be lost
 		}
-		f.heard()
 		f.upstream.Write(b[:n])
 	}
 }
@@ -159,6 +163,9 @@ func (s *Server) flowOf(w *worker, from netip.AddrPort, info []byte) (*flow, err
 	id := flowID{w, from}
 	s.mu.Lock()
 	f, known := s.flows[id]
+	if known {
+		f.ask()
+	}
 	full := s.cfg.MaxConnections > 0 && len(s.flows) >= s.cfg.MaxConnections
 	s.mu.Unlock()
 	if known || full {
@@ -175,7 +182,7 @@ func (s *Server) flowOf(w *worker, from netip.AddrPort, info []byte) (*flow, err
 	if w.anyIP {
 		f.info = answerInfo(info)
 	}
-	f.heard()
+	f.ask()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended() {
@@ -231,9 +238,7 @@ func (s *Server) forget() {
 			return
 		}
 		for _, f := range s.snapshot() {
-			if timeout > 0 && f.silent() >= timeout+clockSlack {
-				f.close(false)
-			}
+			f.expire(timeout)
 		}
 		s.endIfEmpty()
 	}
