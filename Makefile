@@ -19,7 +19,7 @@ export BPF2GO_CC := $(CLANG)
 LINT := bin/tools/golangci-lint-$(GOLANGCI_LINT)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test check generate verifier faults soak quic jaeger collector gates listeners cost figures claim capacity vips bench install clean help
+.PHONY: build demo test check generate verifier faults soak quic foreign jaeger collector gates listeners cost figures claim capacity vips bench install clean help
 
 build: ## build bin/baton and bin/baton-proxy
 	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/ ./supervisor/cmd/baton ./proxy/cmd/baton-proxy
@@ -62,6 +62,10 @@ quic: build ## QUIC at full length: 200 releases, all slots used twice, a minute
 	BATON_TEST_STEERING=9 go test -count=1 -run TestDatagramCost -v ./bpf/reuseport
 	BATON_RELEASES=200 BATON_ROUND=300 BATON_FLIPS=1m BATON_RATES=15 BATON_CADDY=1 BATON_RESETS=20 BATON_TEST_CHROMIUM=1 go test -count=1 -timeout 1h -v ./tests/quic
 
+foreign: build ## Node.js, gunicorn and Go's net/http released 50 times under keep-alive load, then under clients by others (root, ten minutes)
+	@tests/install $(TEST_PACKAGES)
+	BATON_RELEASES=50 go test -count=1 -timeout 1h -v ./tests/foreign
+
 jaeger: build ## build Jaeger in a module of its own and show it a release (root, network, ten minutes)
 	BATON_TEST_JAEGER=1 go test -count=1 -timeout 1h -run TestJaegerShowsARelease -v ./tests/receivers
 
@@ -90,7 +94,7 @@ claim: ## 800 connections through two balancers, one of which dies with a node; 
 capacity: ## what three nodes serve while they are replaced, drawn to docs/figures/capacity.svg (root, a minute)
 	BATON_TEST_CAPACITY=$(CURDIR)/docs/figures/capacity.svg go test -count=1 -timeout 10m -run '^TestCapacity$$' -v ./tests/packetpath
 
-bench: build ## what a release costs, and other ways of replacing a proxy beside it (root, eight minutes)
+bench: build ## what a release costs, and other ways of replacing a proxy beside it (root, nine minutes)
 	@tests/install $(BENCH_PACKAGES)
 	go run ./tests/bench $(BENCHFLAGS)
 

@@ -185,6 +185,9 @@ func (n *Node) Admin() string { return n.admin }
 // Executable is the baton binary that runs.
 func (n *Node) Executable() string { return n.executable }
 
+// Answered counts the requests for /small at the origin.
+func (n *Node) Answered() int64 { return n.origin.Answered() }
+
 // Socket is the supervisor's admin socket.
 func (n *Node) Socket() string { return n.socket }
 

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -42,6 +43,7 @@ type Origin struct {
 	echo      net.Listener
 	datagrams net.PacketConn // nil: it echoes none
 	running   sync.WaitGroup
+	answered  atomic.Int64 // requests for /small
 
 	mu     sync.Mutex
 	closed bool
@@ -67,7 +69,10 @@ func (p Place) startOrigin(httpAddress, echoAddress string) (*Origin, error) {
 	o := &Origin{web: web, echo: echo, conns: make(map[net.Conn]struct{})}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", hello)
-	mux.HandleFunc("/small", small)
+	mux.HandleFunc("/small", func(w http.ResponseWriter, r *http.Request) {
+		o.answered.Add(1)
+		small(w, r)
+	})
 	mux.HandleFunc("/slow", slow)
 	mux.HandleFunc("/upload", upload)
 	mux.HandleFunc("/events", events)
@@ -88,6 +93,9 @@ func (o *Origin) HTTPAddress() string { return o.web.Addr().String() }
 
 // EchoAddress is the host:port of the TCP echo.
 func (o *Origin) EchoAddress() string { return o.echo.Addr().String() }
+
+// Answered counts the requests for /small.
+func (o *Origin) Answered() int64 { return o.answered.Load() }
 
 // Close cuts every connection and returns when nothing of the origin runs any more.
 func (o *Origin) Close() error {

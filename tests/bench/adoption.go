@@ -10,8 +10,8 @@ import (
 	"github.com/baton-mesh/baton/supervisor/demo"
 )
 
-// Adoption is what the death of a supervisor costs: it is killed in the middle of a run
-// of wrk, and the next one started at once. Other ways of replacing a proxy have none
+// Adoption is what the death of a supervisor costs: it is killed under wrk, and the next
+// one started at once. Other ways of replacing a proxy have none
 // whose death their clients would survive, or none at all.
 type Adoption struct {
 	Name string `json:"name"`
@@ -40,32 +40,18 @@ func (a *Adoption) measure(ctx context.Context, p plan, t tools, steering string
 	}
 	defer func() { err = errors.Join(err, node.Stop(), node.Remove()) }()
 	url := "http://" + node.HTTP.String() + "/small?seed=1"
+	s := subject{clients: wrk(url), answered: node.Answered, replace: func(ctx context.Context) error { return a.kill(ctx, node) }}
 	for round := range p.rounds {
 		progress("%s: its supervisor killed, round %d of %d", a.Name, round+1, p.rounds)
-		err := a.KeepAlive.pair(round, func(killing bool) (window, error) {
-			adopted := make(chan error, 1)
-			go func() {
-				if !killing {
-					adopted <- nil
-					return
-				}
-				adopted <- a.kill(ctx, node, time.Duration(p.keepAlive)*time.Second/3)
-			}()
-			w, err := wrkAt(ctx, url, p.keepAlive)
-			return w, errors.Join(err, <-adopted)
-		})
-		if err != nil {
+		if err := a.KeepAlive.run(ctx, s); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// kill kills the supervisor after a while and starts another.
-func (a *Adoption) kill(ctx context.Context, node *demo.Node, after time.Duration) error {
-	if err := sleep(ctx, after); err != nil {
-		return err
-	}
+// kill kills the supervisor and starts another.
+func (a *Adoption) kill(ctx context.Context, node *demo.Node) error {
 	node.Kill()
 	began := time.Now()
 	if err := node.Restart(ctx); err != nil {
@@ -76,9 +62,9 @@ func (a *Adoption) kill(ctx context.Context, node *demo.Node, after time.Duratio
 }
 
 func printAdoptions(out io.Writer, all []Adoption) {
-	table(out, "supervisor killed\tin charge, ms\trequests/s\tkilled\tshare, %\terrors\t", func(t io.Writer) {
+	table(out, "supervisor killed\tin charge, ms\trequests/s\tkilled\tshare, %\tcontrol, %\terrors\t", func(t io.Writer) {
 		for _, a := range all {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t\n", a.Name, a.InCharge.text(0), a.KeepAlive.Steady.text(0), a.KeepAlive.During.text(0), a.KeepAlive.Share.text(1), a.KeepAlive.Errors)
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t\n", a.Name, a.InCharge.text(0), a.KeepAlive.Steady.text(0), a.KeepAlive.During.text(0), a.KeepAlive.Share.text(1), a.KeepAlive.Control.text(1), a.KeepAlive.Errors)
 		}
 	})
 }

@@ -25,20 +25,19 @@ import (
 
 // plan is how much is measured.
 type plan struct {
-	rounds           int // pairs of runs of wrk for each peer and load
-	keepAlive, fresh int // seconds of one run
-	idle             int // replacements without load
-	strict           int // replacements under strict clients
+	rounds int // runs of clients for each peer and load, with two replacements each
+	idle   int // replacements without load
+	strict int // replacements under strict clients
 }
 
 var (
-	full  = plan{rounds: 6, keepAlive: 2, fresh: 1, idle: 20, strict: 10}
-	short = plan{rounds: 1, keepAlive: 1, fresh: 1, idle: 1, strict: 1}
+	full  = plan{rounds: 4, idle: 20, strict: 10}
+	short = plan{rounds: 1, idle: 1, strict: 1}
 )
 
 func main() {
 	out := flag.String("o", "", "write the figures to this `file` as JSON")
-	isShort := flag.Bool("short", false, "a minute in place of six; the figures are then rough")
+	isShort := flag.Bool("short", false, "a minute in place of nine; the figures are then rough")
 	only := flag.String("peers", "", "measure only these, as `a,b`")
 	bin := flag.String("bin", "bin", "`directory` with baton and baton-proxy")
 	flag.Parse()
@@ -129,6 +128,7 @@ func bench(ctx context.Context, p plan, bin, only string) (_ *Report, err error)
 		if err != nil {
 			return nil, err
 		}
+		r.answered = origin.Answered
 		all = append(all, r)
 	}
 	if err := measure(ctx, p, all, report); err != nil {
@@ -197,11 +197,11 @@ func measure(ctx context.Context, p plan, all []*running, report *Report) error 
 			if round == 0 {
 				r.report.KeepAlive, r.report.Fresh = new(Throughput), new(Throughput)
 			}
-			if err := r.report.KeepAlive.addPair(ctx, r, false, p.keepAlive, round); err != nil {
+			if err := r.report.KeepAlive.run(ctx, r.subject()); err != nil {
 				return err
 			}
 			report.takeReleases(r, &report.Loaded)
-			if err := r.report.Fresh.addPair(ctx, r, true, p.fresh, round); err != nil {
+			if err := r.report.Fresh.run(ctx, r.subject("-H", "Connection: close")); err != nil {
 				return err
 			}
 			report.takeReleases(r, nil)

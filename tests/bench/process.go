@@ -97,9 +97,25 @@ const tick = 10 * time.Millisecond
 
 // treeUsage sums up the processes whose ids are given and their descendants.
 func treeUsage(roots ...int) (usage, error) {
+	cpu, pids, err := treeCPU(roots...)
+	sum := usage{cpu: cpu}
+	for _, pid := range pids {
+		// One that has ended meanwhile has no memory.
+		if m, err := memory(pid); err == nil {
+			sum.rss += m.rss
+			sum.pss += m.pss
+			sum.count++
+		}
+	}
+	return sum, err
+}
+
+// treeCPU is the CPU time of the processes whose ids are given and of their
+// descendants, and which they are.
+func treeCPU(roots ...int) (cpu time.Duration, pids []int, err error) {
 	paths, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
-		return usage{}, err
+		return 0, nil, err
 	}
 	children, spent := make(map[int][]int), make(map[int]time.Duration)
 	for _, path := range paths {
@@ -109,23 +125,16 @@ func treeUsage(roots ...int) (usage, error) {
 		}
 		pid, parent, cpu, err := parseStat(b)
 		if err != nil {
-			return usage{}, fmt.Errorf("%s: %w", path, err)
+			return 0, nil, fmt.Errorf("%s: %w", path, err)
 		}
 		children[parent], spent[pid] = append(children[parent], pid), cpu
 	}
-	var sum usage
 	for todo := roots; len(todo) > 0; {
 		pid := todo[len(todo)-1]
 		todo = append(todo[:len(todo)-1:len(todo)-1], children[pid]...)
-		sum.cpu += spent[pid]
-		// One that has ended meanwhile has no memory.
-		if m, err := memory(pid); err == nil {
-			sum.rss += m.rss
-			sum.pss += m.pss
-			sum.count++
-		}
+		cpu, pids = cpu+spent[pid], append(pids, pid)
 	}
-	return sum, nil
+	return cpu, pids, nil
 }
 
 // parseStat reads /proc/PID/stat, see proc_pid_stat(5).

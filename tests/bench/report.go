@@ -158,11 +158,11 @@ func (r *Report) print(out io.Writer) {
 		{"keep-alive", func(p Peer) *Throughput { return p.KeepAlive }},
 		{"a connection for each request", func(p Peer) *Throughput { return p.Fresh }},
 	} {
-		head := load.name + "\trequests/s\treplacing\tshare, %\tCPU/request, µs\treplacing\terrors\t"
+		head := load.name + "\trequests/s\treplacing\tshare, %\tcontrol, %\tCPU/request, µs\treplacing\terrors\t"
 		table(out, head, func(t io.Writer) {
 			for _, p := range r.Peers {
 				if tp := load.of(p); tp != nil {
-					fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t\n", p.Name, tp.Steady.text(0), tp.During.text(0), tp.Share.text(1),
+					fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t\n", p.Name, tp.Steady.text(0), tp.During.text(0), tp.Share.text(1), tp.Control.text(1),
 						tp.CPU.text(0), tp.CPUDuring.text(0), tp.Errors)
 				}
 			}

@@ -14,6 +14,7 @@ type running struct {
 	site       site
 	server     server
 	generation int
+	answered   func() int64 // requests, at the origin
 
 	report Peer
 }
@@ -77,6 +78,19 @@ func (r *running) replace(ctx context.Context) (time.Duration, error) {
 		return 0, fmt.Errorf("replace %s: %w", r.name, err)
 	}
 	return time.Since(began), nil
+}
+
+// subject has wrk use the peer while it is replaced.
+func (r *running) subject(args ...string) subject {
+	return subject{
+		clients:  wrk("http://"+r.site.Web+"/small?seed=1", args...),
+		answered: r.answered,
+		replace:  func(ctx context.Context) error { _, err := r.replace(ctx); return err },
+		cpu: func() (time.Duration, error) {
+			cpu, _, err := treeCPU(r.server.roots()...)
+			return cpu + r.server.spent(), err
+		},
+	}
 }
 
 func (r *running) usage() (usage, error) {

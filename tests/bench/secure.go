@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os/exec"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,8 +15,8 @@ import (
 	"github.com/baton-mesh/baton/supervisor/demo"
 )
 
-// Secure is what Baton's proxy carries over TLS, steady and with a release every
-// second, on a node of its own. There is no CPU figure: the client of HTTP/2 is
+// Secure is what Baton's proxy carries over TLS, steady and in a release, on a node
+// of its own. There is no CPU figure: the client of HTTP/2 is
 // this process.
 type Secure struct {
 	HTTP1 Throughput `json:"http1"`
@@ -41,67 +40,28 @@ func secure(ctx context.Context, p plan, t tools) (s Secure, err error) {
 		return s, err
 	}
 	url := "https://" + node.HTTPS.String() + "/small?seed=1"
-	during := func(replacing bool, run func(end time.Time) (window, error)) (window, error) {
-		end := time.Now().Add(time.Duration(p.keepAlive) * time.Second)
-		released := make(chan error, 1)
-		go func() {
-			if !replacing {
-				released <- nil
-				return
-			}
-			released <- releaseUntil(ctx, node, file, end)
-		}()
-		w, err := run(end)
-		return w, errors.Join(err, <-released)
-	}
+	http1 := subject{clients: wrk(url), answered: node.Answered, replace: func(ctx context.Context) error {
+		if r, err := node.ReleaseUnwatched(ctx, file); err != nil || r.Outcome != "passed" {
+			return fmt.Errorf("release over TLS: %+v, %w", r, err)
+		}
+		return nil
+	}}
+	http2 := http1
+	http2.clients = func(ctx context.Context) (int, error) { return http2Clients(ctx, url), nil }
 	for round := range p.rounds {
 		progress("baton over TLS: throughput, round %d of %d", round+1, p.rounds)
-		err := s.HTTP1.pair(round, func(replacing bool) (window, error) {
-			return during(replacing, func(time.Time) (window, error) { return wrkAt(ctx, url, p.keepAlive) })
-		})
-		if err == nil {
-			err = s.HTTP2.pair(round, func(replacing bool) (window, error) {
-				return during(replacing, func(end time.Time) (window, error) { return http2Clients(ctx, url, end), nil })
-			})
-		}
-		if err != nil {
+		if err := errors.Join(s.HTTP1.run(ctx, http1), s.HTTP2.run(ctx, http2)); err != nil {
 			return s, err
 		}
 	}
 	return s, nil
 }
 
-// releaseUntil releases every second, first after half of one.
-func releaseUntil(ctx context.Context, node *demo.Node, file string, end time.Time) error {
-	for next := time.Now().Add(every / 2); next.Before(end); next = next.Add(every) {
-		if err := sleep(ctx, time.Until(next)); err != nil {
-			return err
-		}
-		if r, err := node.ReleaseUnwatched(ctx, file); err != nil || r.Outcome != "passed" {
-			return fmt.Errorf("release over TLS: %+v, %w", r, err)
-		}
-	}
-	return nil
-}
-
-func wrkAt(ctx context.Context, url string, seconds int) (window, error) {
-	out, err := exec.CommandContext(ctx, "wrk", "-t1", fmt.Sprintf("-c%d", connections), fmt.Sprintf("-d%ds", seconds), url).CombinedOutput()
-	if err != nil {
-		return window{}, fmt.Errorf("wrk on %s: %w\n%s", url, err, out)
-	}
-	requests, took, failed, err := parseWrk(out)
-	if err != nil {
-		return window{}, err
-	}
-	return window{perSecond: float64(requests) / took.Seconds(), errors: failed}, nil
-}
-
 // http2Clients keeps streams busy on a few connections. Each connection is left
 // and made anew as net/http does at GOAWAY; h2load would not come back.
-func http2Clients(ctx context.Context, url string, end time.Time) window {
-	var answered, failed atomic.Int64
+func http2Clients(ctx context.Context, url string) (errors int) {
+	var failed atomic.Int64
 	var clients sync.WaitGroup
-	began := time.Now()
 	for range h2Connections {
 		protocols := new(http.Protocols)
 		protocols.SetHTTP2(true)
@@ -110,29 +70,23 @@ func http2Clients(ctx context.Context, url string, end time.Time) window {
 			DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
 		}
 		defer transport.CloseIdleConnections()
-		client := &http.Client{Transport: transport}
+		client := &http.Client{Transport: transport, Timeout: time.Minute}
 		for range h2Streams {
 			clients.Go(func() {
-				for time.Now().Before(end) && ctx.Err() == nil {
-					if err := fetch(ctx, client, url); err != nil {
+				for ctx.Err() == nil {
+					if err := fetch(client, url); err != nil {
 						failed.Add(1)
-					} else {
-						answered.Add(1)
 					}
 				}
 			})
 		}
 	}
 	clients.Wait()
-	return window{perSecond: float64(answered.Load()) / time.Since(began).Seconds(), errors: int(failed.Load())}
+	return int(failed.Load())
 }
 
-func fetch(ctx context.Context, client *http.Client, url string) error {
-	req, err := http.NewRequestWithContext(ctx, "GET", url, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := client.Do(req)
+func fetch(client *http.Client, url string) error {
+	resp, err := client.Get(url)
 	if err != nil {
 		return err
 	}
@@ -147,12 +101,12 @@ func fetch(ctx context.Context, client *http.Client, url string) error {
 }
 
 func (s Secure) print(out io.Writer) {
-	table(out, "baton over TLS\trequests/s\treleasing\tshare, %\terrors\t", func(t io.Writer) {
+	table(out, "baton over TLS\trequests/s\treleasing\tshare, %\tcontrol, %\terrors\t", func(t io.Writer) {
 		for _, row := range []struct {
 			name string
 			of   Throughput
 		}{{"HTTP/1.1, wrk", s.HTTP1}, {"HTTP/2, net/http", s.HTTP2}} {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t\n", row.name, row.of.Steady.text(0), row.of.During.text(0), row.of.Share.text(1), row.of.Errors)
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t\n", row.name, row.of.Steady.text(0), row.of.During.text(0), row.of.Share.text(1), row.of.Control.text(1), row.of.Errors)
 		}
 	})
 }

@@ -1,150 +1,178 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"regexp"
 	"strconv"
+	"syscall"
 	"time"
 )
 
-// Throughput is what wrk got through a peer, in pairs of runs: one of the steady
-// state and one in which the peer is replaced every second.
+// Throughput is what clients that never pause get through a peer, second by second
+// within one run of theirs.
 type Throughput struct {
-	Steady Figure `json:"steady_per_s"`
-	During Figure `json:"during_per_s"`
-	// Share is During of Steady in the same pair, in percent.
+	Steady Figure `json:"steady_per_s"` // of the seconds in which nothing happens
+	During Figure `json:"during_per_s"` // of those in which the peer is replaced once
+	// Share is During of Steady in the second beside, in percent.
 	Share Figure `json:"share_percent"`
+	// Control is the same of two seconds in which nothing happens: how far Share
+	// goes astray by itself.
+	Control Figure `json:"control_percent"`
 	// CPU is what the peer's processes used for each request, in µs.
 	CPU       Figure `json:"cpu_steady_us"`
 	CPUDuring Figure `json:"cpu_during_us"`
-	// Errors and ErrorsSteady are what wrk counted in all runs of a kind.
-	Errors       int `json:"errors"`
-	ErrorsSteady int `json:"errors_steady"`
+	// Errors is what the clients counted in all runs.
+	Errors int `json:"errors"`
 }
 
 const (
 	connections = 32
-	every       = time.Second // between two replacements
+	every       = time.Second     // what is counted together
+	warmUp      = every           // of clients, before the first that counts
+	runAtMost   = 5 * time.Minute // of clients whose end nobody asks for
 )
 
-// window is one run of wrk.
-type window struct {
-	perSecond float64
-	cpu       float64 // µs for each request
-	errors    int
+// second is what one of them is for.
+type second int
+
+const (
+	replaced second = iota // the peer is replaced as it begins
+	steady                 // nothing happens; the one that both others are compared with
+	control                // nothing happens either
+	numSeconds
+)
+
+// order is that of a run: twice the three, backwards the second time, so that a
+// machine that becomes slower or faster favours none.
+var order = [...]second{replaced, steady, control, control, steady, replaced}
+
+// subject is what clients use while it is replaced.
+type subject struct {
+	// clients run until ctx ends and return how many errors they have seen.
+	clients func(context.Context) (errors int, err error)
+	// answered counts their requests, at the origin.
+	answered func() int64
+	replace  func(context.Context) error
+	// cpu is what the peer's processes have used; nil: it is of no interest.
+	cpu func() (time.Duration, error)
 }
 
-// addPair runs wrk twice, steady and replacing, and adds what it found. With
-// fresh every request has a connection of its own. The two change places from
-// round to round, so that a machine that slows down favours neither.
-func (t *Throughput) addPair(ctx context.Context, r *running, fresh bool, seconds, round int) error {
-	return t.pair(round, func(replacing bool) (window, error) { return r.wrk(ctx, fresh, seconds, replacing) })
-}
-
-func (t *Throughput) pair(round int, run func(replacing bool) (window, error)) error {
-	var pair [2]window // steady, during
-	for i := range pair {
-		which := (i + round) % 2
-		var err error
-		if pair[which], err = run(which == 1); err != nil {
-			return err
-		}
+// run has clients run through the order once, and adds what it found.
+func (t *Throughput) run(ctx context.Context, s subject) error {
+	running, stop := context.WithCancel(ctx)
+	defer stop()
+	type ending struct {
+		errors int
+		err    error
 	}
-	steady, during := pair[0], pair[1]
-	t.Steady.add(steady.perSecond)
-	t.During.add(during.perSecond)
-	t.Share.add(100 * during.perSecond / steady.perSecond)
-	t.CPU.add(steady.cpu)
-	t.CPUDuring.add(during.cpu)
-	t.ErrorsSteady += steady.errors
-	t.Errors += during.errors
-	return nil
-}
-
-func (r *running) wrk(ctx context.Context, fresh bool, seconds int, replacing bool) (window, error) {
-	args := []string{"-t1", fmt.Sprintf("-c%d", connections), fmt.Sprintf("-d%ds", seconds)}
-	if fresh {
-		args = append(args, "-H", "Connection: close")
-	}
-	before, err := r.usage()
-	if err != nil {
-		return window{}, err
-	}
-	end := time.Now().Add(time.Duration(seconds) * time.Second)
-	done := make(chan error, 1)
+	ended := make(chan ending, 1)
 	go func() {
-		if !replacing {
-			done <- nil
-			return
-		}
-		done <- r.replaceUntil(ctx, end)
+		n, err := s.clients(running)
+		ended <- ending{n, err}
 	}()
-	out, err := exec.CommandContext(ctx, "wrk", append(args, "http://"+r.site.Web+"/small?seed=1")...).CombinedOutput()
-	if replaceErr := <-done; err == nil {
-		err = replaceErr
+	err := sleep(ctx, warmUp)
+	for i := 0; i < len(order) && err == nil; i += int(numSeconds) {
+		err = t.three(ctx, s, order[i:i+int(numSeconds)])
 	}
-	if err != nil {
-		return window{}, fmt.Errorf("wrk on %s: %w\n%s", r.name, err, out)
-	}
-	after, err := r.usage()
-	if err != nil {
-		return window{}, err
-	}
-	requests, took, errors, err := parseWrk(out)
-	if err != nil {
-		return window{}, err
-	}
-	return window{
-		perSecond: float64(requests) / took.Seconds(),
-		cpu:       float64((after.cpu - before.cpu).Microseconds()) / float64(requests),
-		errors:    errors,
-	}, nil
+	stop()
+	end := <-ended
+	t.Errors += end.errors
+	return errors.Join(err, end.err)
 }
 
-// replaceUntil replaces every second, first after half of one, so that each
-// replacement ends before the end.
-func (r *running) replaceUntil(ctx context.Context, end time.Time) error {
-	for next := time.Now().Add(every / 2); next.Before(end); next = next.Add(every) {
-		if err := sleep(ctx, time.Until(next)); err != nil {
-			return err
-		}
-		if time.Now().After(end) {
-			break // the one before took that long
-		}
-		if _, err := r.replace(ctx); err != nil {
+// three measures one second of each kind.
+func (t *Throughput) three(ctx context.Context, s subject, kinds []second) error {
+	var perSecond, cpu [numSeconds]float64
+	for _, kind := range kinds {
+		var err error
+		if perSecond[kind], cpu[kind], err = s.measure(ctx, kind == replaced); err != nil {
 			return err
 		}
 	}
+	t.Steady.add(perSecond[steady])
+	t.During.add(perSecond[replaced])
+	t.Share.add(100 * perSecond[replaced] / perSecond[steady])
+	t.Control.add(100 * perSecond[control] / perSecond[steady])
+	if s.cpu != nil {
+		t.CPU.add(cpu[steady])
+		t.CPUDuring.add(cpu[replaced])
+	}
 	return nil
+}
+
+// measure counts for a second, or for longer if replacing takes longer. The CPU
+// time is in µs for each request.
+func (s subject) measure(ctx context.Context, replace bool) (perSecond, cpu float64, err error) {
+	used, err := s.used()
+	if err != nil {
+		return 0, 0, err
+	}
+	began, answered := time.Now(), s.answered()
+	if replace {
+		if err := s.replace(ctx); err != nil {
+			return 0, 0, err
+		}
+	}
+	if err := sleep(ctx, time.Until(began.Add(every))); err != nil {
+		return 0, 0, err
+	}
+	n, took := float64(s.answered()-answered), time.Since(began)
+	if n == 0 {
+		return 0, 0, fmt.Errorf("no request was answered in %v", took)
+	}
+	after, err := s.used()
+	return n / took.Seconds(), float64((after - used).Microseconds()) / n, err
+}
+
+func (s subject) used() (time.Duration, error) {
+	if s.cpu == nil {
+		return 0, nil
+	}
+	return s.cpu()
+}
+
+// wrk returns clients of an URL.
+func wrk(url string, args ...string) func(context.Context) (int, error) {
+	return func(ctx context.Context) (int, error) {
+		args := append([]string{"-t1", fmt.Sprintf("-c%d", connections), fmt.Sprintf("-d%ds", int(runAtMost.Seconds()))}, args...)
+		cmd := exec.Command("wrk", append(args, url)...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
+		if err := cmd.Start(); err != nil {
+			return 0, err
+		}
+		// It then prints what it has, as it does at its own end.
+		over := context.AfterFunc(ctx, func() { cmd.Process.Signal(os.Interrupt) })
+		defer over()
+		if err := cmd.Wait(); err != nil {
+			return 0, fmt.Errorf("wrk on %s: %w\n%s", url, err, out.Bytes())
+		}
+		return parseWrk(out.Bytes())
+	}
 }
 
 var (
-	wrkRequests = regexp.MustCompile(`(\d+) requests in ([\d.]+m?s)`)
+	wrkRequests = regexp.MustCompile(`(\d+) requests in [\d.]+\w+,`)
 	wrkErrors   = regexp.MustCompile(`(?m)(?:connect |read |write |timeout |responses: )(\d+)`)
 )
 
-func parseWrk(out []byte) (requests int, took time.Duration, errors int, err error) {
-	m := wrkRequests.FindSubmatch(out)
-	if m == nil {
-		return 0, 0, 0, fmt.Errorf("wrk printed no number of requests:\n%s", out)
-	}
-	if requests, err = strconv.Atoi(string(m[1])); err != nil {
-		return 0, 0, 0, err
-	}
-	if took, err = time.ParseDuration(string(m[2])); err != nil {
-		return 0, 0, 0, err
-	}
-	if requests == 0 || took == 0 {
-		return 0, 0, 0, fmt.Errorf("wrk got no answer:\n%s", out)
+// parseWrk returns the errors that wrk has counted: connect, read, write, timeout, status.
+func parseWrk(out []byte) (errors int, err error) {
+	if m := wrkRequests.FindSubmatch(out); m == nil || string(m[1]) == "0" {
+		return 0, fmt.Errorf("wrk got no answer:\n%s", out)
 	}
 	for _, m := range wrkErrors.FindAllSubmatch(out, -1) {
 		n, err := strconv.Atoi(string(m[1]))
 		if err != nil {
-			return 0, 0, 0, err
+			return 0, err
 		}
 		errors += n
 	}
-	return requests, took, errors, nil
+	return errors, nil
 }
