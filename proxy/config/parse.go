@@ -32,15 +32,42 @@ func Load(path string) (*Config, error) {
 // from the directory of the name where their paths are relative. The error is [Mistakes], with
 // all of them at once.
 func Parse(name string, data []byte, env []string) (*Config, error) {
+	if short := lift(data); short != nil {
+		if c, err := parseText(name, short.text, short, env); err == nil {
+			return c, nil
+		}
+		// What is wrong is said of the file as it was written.
+	}
+	return parseText(name, data, nil, env)
+}
+
+// errLifted is a file that cannot be read without its lists.
+var errLifted = errors.New("a list was lifted that is no VIP's")
+
+// parseText is Parse of a text from which lists may have been lifted.
+func parseText(name string, data []byte, short *lifted, env []string) (*Config, error) {
 	c := checker{newReport(name)}
 	root := c.document(data)
-	if root == nil || !c.value(root, configType, "") {
+	if root == nil {
+		return nil, c.sorted()
+	}
+	var listOf map[int]int
+	if short != nil {
+		var ok bool
+		if listOf, ok = short.takeFrom(root); !ok {
+			return nil, errLifted
+		}
+	}
+	if !c.value(root, configType, "") {
 		return nil, c.sorted()
 	}
 	overrides := c.environment(env)
 	config, err := decode(root, overrides)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err) // the checker has missed something
+	}
+	for vip, n := range listOf {
+		config.Balancer.VIPs[vip].Reals = short.lists[n]
 	}
 	readCertificates(c.report, config, filepath.Dir(name))
 	readIDKeys(c.report, config, filepath.Dir(name))

@@ -117,6 +117,7 @@ func (v validator) vips(path string, list []VIP, reals names) {
 		return
 	}
 	before := map[served]int{}
+	named := make([]int, len(v.c.Balancer.Reals)) // by which VIP last, counted from 1
 	for i, vip := range list {
 		at := item(path, i)
 		addr, ok := v.ip(at+".address", vip.Address)
@@ -139,10 +140,9 @@ func (v validator) vips(path string, list []VIP, reals names) {
 		if vip.KatranIDs && !vip.QUIC {
 			v.add(at+".katran_ids", "has no meaning without quic", "leave it out, or write quic: true")
 		}
-		named := map[string]bool{}
 		for j, name := range vip.Reals {
-			if _, ok := reals.index[name]; ok && !named[name] {
-				named[name] = true
+			if real, ok := reals.index[name]; ok && named[real] != i+1 {
+				named[real] = i + 1
 				continue
 			}
 			where := fmt.Sprintf("%s.reals[%d]", at, j)

@@ -91,12 +91,13 @@ type Balancer struct {
 	conf       *config.Balancer
 	reals      map[netip.Addr]*real
 	places     *indexes
+	order      []*real // by address: what [members] are of
 	vips       map[VIP]VIPEntry
-	ringNames  map[uint32][]string // the reals of each ring, in order
-	have       Tables              // what the kernel's tables hold
-	dirty      bool                // whether they may have to change
-	look       bool                // whether interfaces may have changed
-	settled    bool                // whether every real was heard of, or the wait for it is over
+	ringReals  map[uint32]members // the reals of each ring
+	have       Tables             // what the kernel's tables hold
+	dirty      bool               // whether they may have to change
+	look       bool               // whether interfaces may have changed
+	settled    bool               // whether every real was heard of, or the wait for it is over
 	interfaces map[string]*iface
 	reloads    Reloads
 }
@@ -109,7 +110,7 @@ func New(o Options) (*Balancer, error) {
 		outside:  o.outside,
 		requests: make(chan func()), ended: make(chan struct{}),
 		reals: map[netip.Addr]*real{}, places: newIndexes(maxReals),
-		vips: map[VIP]VIPEntry{}, ringNames: map[uint32][]string{}, interfaces: map[string]*iface{},
+		vips: map[VIP]VIPEntry{}, ringReals: map[uint32]members{}, interfaces: map[string]*iface{},
 	}
 	if b.log == nil {
 		b.log = slog.New(slog.DiscardHandler)

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/baton-mesh/baton/proxy/config"
@@ -81,6 +80,10 @@ func (b *Balancer) configure(conf *config.Balancer) error {
 	before := b.reals
 	old := b.conf
 	b.conf, b.reals, b.dirty = conf, reals, true
+	b.order = b.order[:0]
+	for _, c := range byAddress(conf.Reals) {
+		b.order = append(b.order, reals[c.Addr()])
+	}
 	b.configureVIPs(conf)
 	b.configureInterfaces(conf.Interfaces)
 	b.hops.Follow(slices.Collect(maps.Keys(reals)))
@@ -143,71 +146,4 @@ func (r *real) adopt(index uint32, known Real) {
 	if known.Local || known.Ifindex != 0 && known.MAC != [6]byte{} {
 		r.hop, r.hasHop = neighbour.Hop{Ifindex: known.Ifindex, MAC: known.MAC, Local: known.Local}, true
 	}
-}
-
-// configureVIPs gives each VIP its ring. VIPs with the same reals share one, so
-// that one write changes them all.
-func (b *Balancer) configureVIPs(conf *config.Balancer) {
-	entries, names := vipsOf(conf)
-	current := b.vips
-	if len(current) == 0 {
-		current = b.have.VIPs
-	}
-	keyOf := map[VIP]string{}
-	keys := map[*string]string{} // lists are shared by many
-	for vip, list := range names {
-		var first *string
-		if len(list) > 0 {
-			first = &list[0]
-		}
-		if _, ok := keys[first]; !ok {
-			keys[first] = strings.Join(list, " ")
-		}
-		keyOf[vip] = keys[first]
-	}
-
-	ids, used := b.keptRings(current, keyOf), map[uint32]bool{}
-	for id := range b.have.Rings {
-		used[id] = true
-	}
-	for _, id := range ids {
-		used[id] = true
-	}
-	b.vips, b.ringNames = map[VIP]VIPEntry{}, map[uint32][]string{}
-	var next uint32
-	for vip, entry := range entries {
-		key := keyOf[vip]
-		id, ok := ids[key]
-		if !ok {
-			for used[next] {
-				next++
-			}
-			id, ids[key], used[next] = next, next, true
-		}
-		entry.Ring = id
-		b.vips[vip], b.ringNames[id] = entry, names[vip]
-	}
-}
-
-// keptRings is the rings that stay, by what they are made of: those whose VIPs all
-// have the same reals in the new configuration. Their contents may change in
-// place, for no VIP is left behind that would get the reals of another.
-func (b *Balancer) keptRings(current map[VIP]VIPEntry, keyOf map[VIP]string) map[string]uint32 {
-	keys := map[uint32]string{}
-	spoilt := map[uint32]bool{}
-	for vip, entry := range current {
-		key, stays := keyOf[vip]
-		first, seen := keys[entry.Ring]
-		if !stays || seen && first != key {
-			spoilt[entry.Ring] = true
-		}
-		keys[entry.Ring] = key
-	}
-	ids := map[string]uint32{}
-	for _, ring := range slices.Sorted(maps.Keys(keys)) {
-		if _, taken := ids[keys[ring]]; !taken && !spoilt[ring] {
-			ids[keys[ring]] = ring
-		}
-	}
-	return ids
 }

@@ -149,17 +149,14 @@ func (s *soak) reload(c *config.Balancer) {
 func (s *soak) allow(c *config.Balancer) {
 	allowed := map[VIP]map[netip.Addr]bool{}
 	for _, conf := range []*config.Balancer{s.m.conf, c} {
-		addrs := map[string]netip.Addr{}
-		for _, r := range conf.Reals {
-			addrs[r.Name] = r.Addr()
-		}
-		_, names := vipsOf(conf)
-		for vip, list := range names {
+		order := byAddress(conf.Reals)
+		_, reals := vipsOf(conf)
+		for vip, of := range reals {
 			if allowed[vip] == nil {
 				allowed[vip] = map[netip.Addr]bool{}
 			}
-			for _, name := range list {
-				allowed[vip][addrs[name]] = true
+			for rank := range of.ranks() {
+				allowed[vip][order[rank].Addr()] = true
 			}
 		}
 	}

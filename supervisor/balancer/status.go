@@ -91,7 +91,7 @@ func (b *Balancer) Status() Status {
 			status.Packets, status.Octets, status.LocalOctets = got.Reasons, got.Octets, got.Local
 			s.VIPs = append(s.VIPs, status)
 		}
-		s.Rings, s.Reloads = len(b.ringNames), b.reloads
+		s.Rings, s.Reloads = len(b.ringReals), b.reloads
 	})
 	slices.SortFunc(s.Interfaces, func(a, c InterfaceStatus) int { return cmp.Compare(a.Name, c.Name) })
 	slices.SortFunc(s.VIPs, func(a, c VIPStatus) int {
@@ -134,7 +134,7 @@ func (b *Balancer) vipStatus(vip VIP) VIPStatus {
 	ring := b.vips[vip].Ring
 	s := VIPStatus{
 		Address: vip.Addr.String(), Port: vip.Port, Protocol: string(config.TCP),
-		Reals: len(b.ringNames[ring]), Serving: len(b.have.Rings[ring]),
+		Reals: b.ringReals[ring].count(), Serving: len(b.have.Rings[ring]),
 	}
 	if vip.UDP {
 		s.Protocol = string(config.UDP)

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/supervisor/balancer/maglev"
 )
 
@@ -18,56 +17,29 @@ import (
 func (b *Balancer) want(now time.Time) (Tables, time.Duration) {
 	w := newTables()
 	var until time.Duration
-	weights := map[string]Share{} // by name
-	for _, r := range b.reals {
+	shares := make([]Share, len(b.order))
+	for rank, r := range b.order {
 		w.Reals[r.index] = r.entry()
 		if r.conf.ServerID != 0 {
 			w.ServerIDs[r.conf.ServerID] = r.index
 		}
 		weight, next := r.share(b.conf.Health.SlowStart, now)
-		if weight > 0 {
-			weights[r.conf.Name] = Share{r.index, weight}
-		}
+		shares[rank] = Share{r.index, weight}
 		if next > 0 && (until == 0 || next < until) {
 			until = next
 		}
 	}
-	for id, names := range b.ringNames {
-		shares := make([]Share, 0, len(names))
-		for _, name := range names {
-			if s, ok := weights[name]; ok {
-				shares = append(shares, s)
+	for id, of := range b.ringReals {
+		ring := make([]Share, 0, of.count())
+		for rank := range of.ranks() {
+			if s := shares[rank]; s.Weight > 0 {
+				ring = append(ring, s)
 			}
 		}
-		w.Rings[id] = shares
+		w.Rings[id] = ring
 	}
-	for vip, entry := range b.vips {
-		w.VIPs[vip] = entry
-	}
+	maps.Copy(w.VIPs, b.vips)
 	return w, until
-}
-
-// vipsOf is the VIPs of a configuration, without their rings, and the reals of each.
-func vipsOf(conf *config.Balancer) (entries map[VIP]VIPEntry, reals map[VIP][]string) {
-	entries, reals = map[VIP]VIPEntry{}, map[VIP][]string{}
-	var all []string
-	for _, r := range conf.Reals {
-		all = append(all, r.Name)
-	}
-	slices.Sort(all)
-	for _, v := range conf.VIPs {
-		names := all
-		if len(v.Reals) > 0 && len(v.Reals) < len(all) {
-			names = slices.Sorted(slices.Values(v.Reals))
-		}
-		for _, p := range v.Protocols {
-			udp := p == config.UDP
-			vip := VIP{Addr: v.Addr(), Port: uint16(v.Port), UDP: udp}
-			entries[vip] = VIPEntry{QUIC: udp && v.QUIC, KatranIDs: udp && v.KatranIDs}
-			reals[vip] = names
-		}
-	}
-	return entries, reals
 }
 
 // ringsAtOnce bounds the rings that are in memory twice while they are replaced,
@@ -93,7 +65,9 @@ func (b *Balancer) apply(w Tables) error {
 	}
 	changed := map[uint32][]Share{}
 	for id, shares := range w.Rings {
-		shares = slices.DeleteFunc(slices.Clone(shares), func(s Share) bool { return !b.holds(s.Index) })
+		if len(errs) > 0 { // what it names may not be there
+			shares = slices.DeleteFunc(slices.Clone(shares), func(s Share) bool { return !b.holds(s.Index) })
+		}
 		if old, ok := have.Rings[id]; !ok || !slices.Equal(old, shares) {
 			changed[id] = shares
 		}
@@ -157,6 +131,11 @@ func (b *Balancer) holds(index uint32) bool {
 
 // fill makes rings of shares, on every core.
 func (b *Balancer) fill(ids []uint32, rings map[uint32][]Share, reals map[uint32]Real) map[uint32][]uint32 {
+	backends := map[uint32]maglev.Backend{}
+	for index, r := range reals {
+		key := r.Addr.String()
+		backends[index] = maglev.Backend{Key: key, Value: index, Way: maglev.WayOf(key, b.ringSize)}
+	}
 	var (
 		mu     sync.Mutex
 		filled = make(map[uint32][]uint32, len(ids))
@@ -166,12 +145,13 @@ func (b *Balancer) fill(ids []uint32, rings map[uint32][]Share, reals map[uint32
 	for range min(runtime.GOMAXPROCS(0), len(ids)) {
 		group.Go(func() {
 			for id := range next {
-				backends := make([]maglev.Backend, len(rings[id]))
+				of := make([]maglev.Backend, len(rings[id]))
 				for i, s := range rings[id] {
-					backends[i] = maglev.Backend{Key: reals[s.Index].Addr.String(), Value: s.Index, Weight: s.Weight}
+					of[i] = backends[s.Index]
+					of[i].Weight = s.Weight
 				}
 				table := make([]uint32, b.ringSize)
-				maglev.Fill(table, backends)
+				maglev.Fill(table, of)
 				mu.Lock()
 				filled[id] = table
 				mu.Unlock()

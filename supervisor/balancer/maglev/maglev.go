@@ -12,7 +12,9 @@ import (
 	"cmp"
 	"fmt"
 	"hash/fnv"
+	"math"
 	"math/big"
+	"math/bits"
 	"slices"
 )
 
@@ -32,6 +34,22 @@ type Backend struct {
 	Value uint32
 	// Weight is its share relative to the other backends. 0 means no slot.
 	Weight uint32
+	// Way is [WayOf] the key, for who fills many tables. Fill finds what is missing.
+	Way Way
+}
+
+// Way is the order in which a backend prefers the slots of tables of one size: from
+// a first one always so many further on, around the table's end.
+type Way struct{ at, step uint64 } // as in [walker]
+
+// WayOf is the way of a key through tables of so many slots.
+func WayOf(key string, slots int) Way {
+	h := fnv.New64a()
+	h.Write([]byte(key))
+	sum, size := h.Sum64(), uint64(slots)
+	at, _ := bits.Div64(mix(sum)%size, 0, size)
+	step, _ := bits.Div64(mix(sum^0x9e3779b97f4a7c15)%(size-1)+1, 0, size)
+	return Way{at + math.MaxUint64/size/2, step}
 }
 
 // Fill writes the value of a backend into every slot of the table, whose length
@@ -67,22 +85,24 @@ func Fill(table []uint32, backends []Backend) {
 	}
 }
 
-// walker leads through all slots in the order in which a backend prefers them.
+// walker leads through all slots in the order in which a backend prefers them. It
+// counts in parts of the table, of which there are 2^64: so the table's end needs no
+// attention, for there the numbers wrap around. It begins in the middle of a slot, and a
+// step is less than one part too short: what as many steps as there are slots lose is
+// far less than half a slot.
 type walker struct {
-	at, step    uint64 // below the table's size; step is not 0
-	weight, due uint64
-	value       uint32
+	at, step           uint64
+	weight, due, value uint32
 }
 
 // next is the first slot on the way that nobody has, and takes it.
 func (w *walker) next(taken []uint64, size uint64) uint64 {
-	for {
-		slot := w.at
-		if w.at += w.step; w.at >= size {
-			w.at -= size
-		}
+	for at, step := w.at, w.step; ; {
+		slot, _ := bits.Mul64(at, size)
+		at += step
 		if bit := uint64(1) << (slot % 64); taken[slot/64]&bit == 0 {
 			taken[slot/64] |= bit
+			w.at = at
 			return slot
 		}
 	}
@@ -90,16 +110,16 @@ func (w *walker) next(taken []uint64, size uint64) uint64 {
 
 func walkersOf(backends []Backend, size uint64) []walker {
 	backends = slices.DeleteFunc(slices.Clone(backends), func(b Backend) bool { return b.Weight == 0 })
-	slices.SortFunc(backends, func(a, b Backend) int { return cmp.Compare(a.Key, b.Key) })
+	byKey := func(a, b Backend) int { return cmp.Compare(a.Key, b.Key) }
+	if !slices.IsSortedFunc(backends, byKey) {
+		slices.SortFunc(backends, byKey)
+	}
 	walkers := make([]walker, len(backends))
 	for i, b := range backends {
-		h := fnv.New64a()
-		h.Write([]byte(b.Key))
-		sum := h.Sum64()
-		walkers[i] = walker{
-			at: mix(sum) % size, step: mix(sum^0x9e3779b97f4a7c15)%(size-1) + 1,
-			weight: uint64(b.Weight), value: b.Value,
+		if b.Way == (Way{}) {
+			b.Way = WayOf(b.Key, int(size))
 		}
+		walkers[i] = walker{at: b.Way.at, step: b.Way.step, weight: b.Weight, value: b.Value}
 	}
 	return walkers
 }
