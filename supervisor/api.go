@@ -6,6 +6,7 @@ import (
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/supervisor/account"
 	"github.com/baton-mesh/baton/supervisor/idkeys"
+	"github.com/baton-mesh/baton/supervisor/judge"
 	"github.com/baton-mesh/baton/supervisor/steer"
 	"github.com/baton-mesh/baton/supervisor/store"
 	"github.com/baton-mesh/baton/supervisor/trace"
@@ -79,8 +80,8 @@ type Result struct {
 	// Evidence is what else was seen, in words and numbers.
 	Evidence []string `json:"evidence,omitempty"`
 	// Verdict is what the gates found; nil for a release that was not watched.
-	Verdict *Verdict `json:"verdict,omitempty"`
-	TraceID string   `json:"trace_id,omitempty"`
+	Verdict *judge.Verdict `json:"verdict,omitempty"`
+	TraceID string         `json:"trace_id,omitempty"`
 	// Ended are the generations that it replaced or took back and that have ended,
 	// most of them after the verdict.
 	Ended []Ending `json:"ended,omitempty"`

@@ -19,8 +19,9 @@
 //   - What a successor of this process needs is in the state file before it happens.
 //
 // The stages are validate.go to verify.go, in the order that release.go gives; drain.go
-// and reap.go follow. watch.go, gates.go and conservation.go find the verdict. adopt.go
-// takes over what an earlier supervisor left; record.go and keep.go see to it that there
-// is something to take: a file (package state) and descriptors (package keeper). How a new
-// flow finds its generation is the business of package steer.
+// and reap.go follow. watch.go reads what is counted of generations (package account) while
+// a candidate has flows, and the verdict is found by package judge. adopt.go takes over what
+// an earlier supervisor left; record.go and keep.go see to it that there is something to
+// take: a file (package state) and descriptors (package keeper). How a new flow finds its
+// generation is the business of package steer.
 package supervisor

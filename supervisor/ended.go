@@ -33,7 +33,8 @@ func (e Ending) String() string {
 // endingOf sums up the end of a generation by its last accounts. s.mu is held.
 func (s *Supervisor) endingOf(g *generation, last flows.Counts) Ending {
 	e := Ending{Generation: g.id, Exit: g.exit, Cut: g.cut, IdleClosed: g.idleClosed, HalfOpenLeft: g.halfOpenLeft}
-	e.Undeclared = less(last[flows.OpenAtExit], uint64(g.cut+g.idleClosed)) + g.book.OpenDatagrams()
+	open := last[flows.OpenAtExit]
+	e.Undeclared = open - min(open, uint64(g.cut+g.idleClosed)) + g.book.OpenDatagrams()
 	if r, err := g.book.Reading(); err == nil && r.Damage == "" {
 		e.InFlight = (&r).Total().InFlight
 	}

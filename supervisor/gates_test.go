@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/judge"
 )
 
 // fineFor is how many requests a bad generation answers before it is bad: the
@@ -86,7 +87,7 @@ func (n *node) violation(c *config.Config, gate string) Result {
 	n.t.Helper()
 	res := n.release(c, Request{})
 	v := res.Verdict
-	if res.Outcome != RolledBack || v == nil || v.Judgement != JudgedFail || !strings.Contains(res.Reason, gate+": ") {
+	if res.Outcome != RolledBack || v == nil || v.Judgement != judge.Fail || !strings.Contains(res.Reason, gate+": ") {
 		n.t.Fatalf("%+v, verdict %+v", res, v)
 	}
 	if st := n.s.Status(); st.Current != res.Previous {
@@ -209,7 +210,7 @@ func TestOnInconclusive(t *testing.T) {
 			n := serve(t, conf(t, "serve"))
 			n.loseAccount(1)
 			res := n.release(n.like("serve", func(c *config.Config) { c.Release.OnInconclusive = policy }), Request{})
-			if res.Outcome != want.outcome || res.ExitCode != want.code || res.Verdict == nil || res.Verdict.Judgement != JudgedInconclusive {
+			if res.Outcome != want.outcome || res.ExitCode != want.code || res.Verdict == nil || res.Verdict.Judgement != judge.Inconclusive {
 				t.Fatalf("%+v, %+v", res, res.Verdict)
 			}
 			if st := n.s.Status(); st.Current != want.current {
@@ -268,39 +269,11 @@ func TestSameAgainPasses(t *testing.T) {
 	stop := n.load()
 	for range releases {
 		res := n.release(n.like("serve", func(c *config.Config) { c.Release.Ramp = []config.Percent{0.05, 1} }), Request{})
-		if res.Outcome != Passed || res.Verdict == nil || res.Verdict.Judgement != JudgedPass || res.Verdict.Harmed != 0 {
+		if res.Outcome != Passed || res.Verdict == nil || res.Verdict.Judgement != judge.Pass || res.Verdict.Harmed != 0 {
 			t.Fatalf("%+v, %+v", res, res.Verdict)
 		}
 	}
 	if ok, failed := stop(); failed != 0 || ok == 0 {
 		t.Errorf("%d requests answered, %d failed", ok, failed)
-	}
-}
-
-func TestLeaking(t *testing.T) {
-	rising := func(from, by, times int) (all []resources) {
-		for i := range times {
-			all = append(all, resources{descriptors: from + i*by, threads: 10, resident: 1 << 20, limit: 1 << 20})
-		}
-		return all
-	}
-	for name, tt := range map[string]struct {
-		seen []resources
-		peak uint64
-		want string
-	}{
-		"nothing seen":                   {nil, 0, ""},
-		"steady":                         {rising(100, 0, 50), 5, ""},
-		"rises to what connections need": {rising(100, 100, 20), 1000, ""},
-		"rises beyond":                   {rising(100, 100, 20), 10, "descriptors"},
-		"rose and stays":                 {append(rising(100, 100, 20), rising(2000, 0, 3)...), 10, ""},
-		"rises with pauses":              {append(append(rising(100, 100, 15), rising(1500, 0, 2)...), rising(1600, 100, 7)...), 10, "descriptors"},
-		"rises and falls":                {append(append(rising(100, 100, 15), rising(1400, 0, 1)...), rising(1600, 100, 7)...), 10, ""},
-		"the limit":                      {[]resources{{descriptors: 10, limit: 100}, {descriptors: 95, limit: 100}}, 1000, "of at most 100"},
-		"always near the limit":          {[]resources{{descriptors: 80, limit: 100}, {descriptors: 95, limit: 100}}, 1000, ""},
-	} {
-		if got := leaking(tt.seen, tt.peak); (got == "") != (tt.want == "") || !strings.Contains(got, tt.want) {
-			t.Errorf("%s: %q, want %q", name, got, tt.want)
-		}
 	}
 }

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"fmt"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -37,6 +38,13 @@ func (d *dialed) on(listener string) uint64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.all[listener]
+}
+
+// each is how many were begun at every listener.
+func (d *dialed) each() map[string]uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return maps.Clone(d.all)
 }
 
 // State is where a generation stands.

@@ -22,6 +22,7 @@ import (
 
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/judge"
 	"github.com/baton-mesh/baton/supervisor/steer"
 	"github.com/baton-mesh/baton/supervisor/trace"
 )
@@ -279,9 +280,6 @@ func wholeBody(resp *http.Response) error {
 	return nil
 }
 
-// errIdentity says that a generation takes itself for another.
-var errIdentity = errors.New("the candidate does not know who it is")
-
 // claims compares what a generation says of itself with what it was told. Only
 // of servers that know of Baton: another may pass on what an upstream says.
 func (g *generation) claims(head http.Header) error {
@@ -290,7 +288,7 @@ func (g *generation) claims(head http.Header) error {
 	}
 	for name, want := range map[string]uint64{"Baton-Generation": g.id, "Baton-Server-Id": uint64(g.recipe.config.Node.ServerID)} {
 		if got := head.Get(name); got != "" && got != strconv.FormatUint(want, 10) {
-			return fmt.Errorf("%w: it says %s %s, and is %d", errIdentity, name, got, want)
+			return fmt.Errorf("%w: it says %s %s, and is %d", judge.ErrIdentity, name, got, want)
 		}
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/baton-mesh/baton/supervisor/judge"
 	"github.com/baton-mesh/baton/supervisor/trace"
 )
 
@@ -16,7 +17,7 @@ func (s *Supervisor) shiftOver(ctx context.Context, r *release) error {
 		if r.watch, err = s.watchFrom(r); err != nil {
 			return err
 		}
-		if err := r.watch.err(r.watch.findings()); err != nil {
+		if err := r.watch.err(r.watch.Findings()); err != nil {
 			return err // before anything has moved
 		}
 	}
@@ -83,7 +84,7 @@ func (s *Supervisor) give(ctx context.Context, r *release, share float64, salt u
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-r.candidate.exited:
-		case <-time.After(readEvery):
+		case <-time.After(judge.ReadEvery):
 			if err := s.glance(r); err != nil {
 				return fmt.Errorf("paused: %w", err)
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/judge"
 )
 
 // verify watches the candidate with all new flows on it, and gives the verdict.
@@ -27,14 +28,14 @@ func (s *Supervisor) verify(ctx context.Context, r *release) error {
 	if err := w.final(ctx); err != nil {
 		return err
 	}
-	findings := w.findings()
+	findings := w.Findings()
 	if err := w.err(findings); err != nil {
 		return err
 	}
-	if w.conclude(findings) == JudgedPass {
+	if w.conclude(findings) == judge.Pass {
 		return nil
 	}
-	why := "inconclusive: " + reasons(findings, Unclear)
+	why := "inconclusive: " + judge.Reasons(findings, judge.Unclear)
 	switch r.recipe.config.Release.OnInconclusive {
 	case config.Rollback:
 		return errors.New(why)

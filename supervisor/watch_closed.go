@@ -4,21 +4,9 @@ import (
 	"slices"
 
 	"github.com/baton-mesh/baton/bpf/flows"
-	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/judge"
 )
-
-// closedAt is a generation at the listeners whose shift does not name it, when the
-// last flow that was on its way by an earlier one had reached it.
-type closedAt struct {
-	runs      reuseport.Counts
-	listeners map[string]closedListener
-}
-
-type closedListener struct {
-	established, dialed uint64
-	halfOpen            int
-}
 
 // shut notes at which listeners no new flow may reach a generation from now on. It
 // asks with Supervisor.mu held; what it knows already stays as it is.
@@ -27,14 +15,14 @@ func (w *watch) shut(out func(g *generation, listener string) bool) error {
 	gone := map[*generation]bool{}
 	w.s.mu.Lock()
 	for _, g := range w.s.generations {
-		if _, known := w.out[g]; !known && g != w.candidate && !g.leftover() && !slices.ContainsFunc(g.recipe.config.Listeners, func(l config.Listener) bool { return !out(g, l.Name) }) {
+		if !w.IsOut(g.id) && g != w.candidate && !g.leftover() && !slices.ContainsFunc(g.recipe.config.Listeners, func(l config.Listener) bool { return !out(g, l.Name) }) {
 			gone[g] = true
 		}
 		if !w.s.kernel.Counts() {
 			continue
 		}
 		for _, name := range g.listenersOf() {
-			if _, known := w.closedAt(g, name); !known && out(g, name) {
+			if !w.IsShut(g.id, name) && out(g, name) {
 				all[g] = append(all[g], name)
 			}
 		}
@@ -51,7 +39,7 @@ func (w *watch) shut(out func(g *generation, listener string) bool) error {
 		if err != nil {
 			return err
 		}
-		w.out[g] = runs
+		w.Out(g.id, runs)
 	}
 	for g, names := range all {
 		// In this order: a handshake that finishes in between is in both.
@@ -67,25 +55,28 @@ func (w *watch) shut(out func(g *generation, listener string) bool) error {
 		if err != nil {
 			continue // it has none
 		}
-		then := w.closed[g]
-		if then == nil {
-			then = &closedAt{runs: runs, listeners: map[string]closedListener{}}
-			w.closed[g] = then
-		}
+		at := map[string]judge.Shut{}
 		for _, name := range names {
-			at := closedListener{established: counts[name][flows.Established], dialed: g.dialed.on(name)}
+			of := judge.Shut{Established: counts[name][flows.Established], Dialed: g.dialed.on(name)}
 			for _, sock := range g.sockets[name] {
-				at.halfOpen += queued[sock.Cookie].HalfOpen
+				of.HalfOpen += queued[sock.Cookie].HalfOpen
 			}
-			then.listeners[name] = at
+			at[name] = of
 		}
+		w.Shut(g.id, runs, at)
 	}
 	return nil
 }
 
-func (w *watch) closedAt(g *generation, listener string) (at closedListener, ok bool) {
-	if then := w.closed[g]; then != nil {
-		at, ok = then.listeners[listener]
-	}
-	return at, ok
+// reopen has the case forget what came to a generation meanwhile, since another that had
+// it ended.
+func (w *watch) reopen() {
+	w.s.mu.Lock()
+	defer w.s.mu.Unlock()
+	w.Reopen(func(id uint64) bool {
+		return slices.ContainsFunc(w.s.generations, func(g *generation) bool { return g.id == id && w.s.owns(g) })
+	}, func(id uint64, listener string) bool {
+		g := w.s.shiftOf(listener).current
+		return g != nil && g.id == id
+	})
 }

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/baton-mesh/baton/supervisor"
+	"github.com/baton-mesh/baton/supervisor/judge"
 	"github.com/baton-mesh/baton/tests/node"
 	"github.com/baton-mesh/baton/tests/testnet"
 )
@@ -99,7 +100,7 @@ func TestConservation(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if res.Outcome != supervisor.Passed || finding(res, "conservation").State != supervisor.Held {
+				if res.Outcome != supervisor.Passed || finding(res, "conservation").State != judge.Held {
 					t.Fatalf("%+v, %+v", res, res.Verdict)
 				}
 				t.Log(finding(res, "conservation").Words)
@@ -174,7 +175,7 @@ func repeated(t *testing.T, host *testnet.Host) (n uint64) {
 	return n
 }
 
-func finding(res supervisor.Result, gate string) (f supervisor.Finding) {
+func finding(res supervisor.Result, gate string) (f judge.Finding) {
 	if res.Verdict != nil {
 		for _, f = range res.Verdict.Findings {
 			if f.Gate == gate {
@@ -182,7 +183,7 @@ func finding(res supervisor.Result, gate string) (f supervisor.Finding) {
 			}
 		}
 	}
-	return supervisor.Finding{}
+	return judge.Finding{}
 }
 
 func ask(conn net.Conn) error {

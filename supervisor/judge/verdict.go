@@ -1,8 +1,12 @@
-package supervisor
+package judge
 
 import (
 	"fmt"
 	"strings"
+	"time"
+
+	"github.com/baton-mesh/baton/bpf/flows"
+	"github.com/baton-mesh/baton/supervisor/account"
 )
 
 // Judgement is what the gates say of a candidate.
@@ -11,9 +15,9 @@ type Judgement string
 // The judgements. Inconclusive is never a pass: something that should have been
 // seen was not.
 const (
-	JudgedPass         Judgement = "pass"
-	JudgedFail         Judgement = "fail"
-	JudgedInconclusive Judgement = "inconclusive"
+	Pass         Judgement = "pass"
+	Fail         Judgement = "fail"
+	Inconclusive Judgement = "inconclusive"
 )
 
 // FindingState is what one gate found.
@@ -48,22 +52,37 @@ type Verdict struct {
 	Milliseconds float64 `json:"ms"`
 }
 
-// judge makes a judgement of findings: the worst of them.
-func judge(findings []Finding) Judgement {
-	j := JudgedPass
+// Verdict is what the findings amount to.
+func (c *Case) Verdict(findings []Finding) *Verdict {
+	v := &Verdict{Judgement: Judge(findings), Findings: findings, Milliseconds: float64(time.Since(c.begun).Microseconds()) / 1000}
+	own, then := c.own(c.now()), c.own(c.first())
+	v.Harmed = less(own.Moved.bad(), then.Moved.bad())
+	if c.counted {
+		got, before := own.Flows, then.Flows
+		for f := range got {
+			got[f] = less(got[f], before[f])
+		}
+		v.Flows, v.Harmed = account.Facts(got), max(v.Harmed, got[flows.Failed])+got[flows.ResetQueued]
+	}
+	return v
+}
+
+// Judge makes a judgement of findings: the worst of them.
+func Judge(findings []Finding) Judgement {
+	j := Pass
 	for _, f := range findings {
 		switch f.State {
 		case Violated:
-			return JudgedFail
+			return Fail
 		case Unclear:
-			j = JudgedInconclusive
+			j = Inconclusive
 		}
 	}
 	return j
 }
 
-// reasons are the words of the findings in one state.
-func reasons(findings []Finding, state FindingState) string {
+// Reasons are the words of the findings in one state.
+func Reasons(findings []Finding, state FindingState) string {
 	var all []string
 	for _, f := range findings {
 		if f.State == state {
