@@ -12,13 +12,13 @@ import (
 
 // layout names the version of what is pinned. A new shape of a table, or another
 // meaning of what is in one, is another version.
-const layout = "xdp-v3"
+const layout = "xdp-v4"
 
-// earlier are the layouts in which reals, VIPs and flows are what they are in this one.
-var earlier = []string{"xdp-v1", "xdp-v2"}
+// earlier are the layouts in which reals and VIPs are what they are in this one.
+var earlier = []string{"xdp-v1", "xdp-v2", "xdp-v3"}
 
 // carry brings over what a program of an earlier layout works by, while it goes on
-// working: reals and VIPs are copied, the connection table is shared. What else
+// working: reals, VIPs and flows are copied; a connection table of this one's shape is shared. What else
 // there is the control plane writes. It returns what is to be done when this
 // layout's tables are there, and does nothing once this program hangs anywhere.
 func (b *Balancer) carry() (then func() error, err error) {
@@ -30,22 +30,7 @@ func (b *Balancer) carry() (then func() error, err error) {
 		if len(pinnedLinks(dir)) == 0 {
 			continue
 		}
-		flows, err := ebpf.LoadPinnedMap(filepath.Join(dir, "flows"), nil)
-		if err != nil {
-			return nil, fmt.Errorf("open the connection table of %s: %w", version, err)
-		}
-		defer flows.Close()
-		// A copy has no path: with one, Pin would move the table away from there.
-		copied, err := flows.Clone()
-		if err != nil {
-			return nil, err
-		}
-		defer copied.Close()
-		pin := filepath.Join(b.dir, "flows")
-		if err := os.Remove(pin); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return nil, err
-		}
-		if err := copied.Pin(pin); err != nil {
+		if err := b.shareFlows(dir); err != nil {
 			return nil, fmt.Errorf("share the connection table of %s: %w", version, err)
 		}
 		return func() error {
@@ -53,6 +38,7 @@ func (b *Balancer) carry() (then func() error, err error) {
 				copyEntries[xdpVip4Key, xdpVip](dir, "vips4", b.objs.Vips4),
 				copyEntries[xdpVip6Key, xdpVip](dir, "vips6", b.objs.Vips6),
 				copyEntries[uint32, xdpReal](dir, "reals", b.objs.Reals),
+				b.carryFlows(dir),
 			)
 			if err != nil {
 				return fmt.Errorf("copy the tables of %s: %w", version, err)
@@ -61,6 +47,30 @@ func (b *Balancer) carry() (then func() error, err error) {
 		}, nil
 	}
 	return func() error { return nil }, nil
+}
+
+// shareFlows pins the connection table of an earlier layout for this one too, if it
+// has the same shape.
+func (b *Balancer) shareFlows(dir string) error {
+	flows, err := ebpf.LoadPinnedMap(filepath.Join(dir, "flows"), nil)
+	if err != nil {
+		return err
+	}
+	defer flows.Close()
+	pin := filepath.Join(b.dir, "flows")
+	if err := os.Remove(pin); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if flows.Type() != ebpf.Array {
+		return nil
+	}
+	// A copy has no path: with one, Pin would move the table away from there.
+	copied, err := flows.Clone()
+	if err != nil {
+		return err
+	}
+	defer copied.Close()
+	return copied.Pin(pin)
 }
 
 func copyEntries[K, V any](dir, name string, to *ebpf.Map) error {
@@ -106,6 +116,10 @@ func (b *Balancer) takeOver(pin string, ifindex int) error {
 		}
 		if err := old.Update(b.objs.Balance); err != nil {
 			return fmt.Errorf("replace the program of an earlier version: %w", err)
+		}
+		// Once more: what it has learned since the first time.
+		if err := b.carryFlows(dir); err != nil {
+			return err
 		}
 		if err := old.Pin(pin); err != nil { // moves it
 			return fmt.Errorf("move the link of an earlier version: %w", err)

@@ -14,7 +14,7 @@
 
 struct template {
 	__u64 octets[LEN / 8];
-	__u32 vary; /* every packet is of another client; IPv4 */
+	__u32 vary; /* every packet is of another client, of as many as these bits tell apart; IPv4 */
 	__u32 count;
 };
 
@@ -49,12 +49,14 @@ int loop(struct xdp_md *ctx)
 			return XDP_ABORTED;
 		__builtin_memcpy(data, t->octets, LEN);
 		if (t->vary) {
-			t->count++;
-			*(__u16 *)(data + 28) = t->count >> 16; /* low half of the source address */
-			*(__u16 *)(data + 34) = t->count;	/* source port */
+			__u32 client = (t->count + i) & t->vary;
+
+			*(__u16 *)(data + 28) = client >> 16; /* low half of the source address */
+			*(__u16 *)(data + 34) = client;	      /* source port */
 		}
 		verdict = measured(ctx);
 	}
+	t->count += ROUNDS;
 	return verdict;
 }
 

@@ -36,7 +36,8 @@ struct icmp_head {
 };
 
 struct packet {
-	struct flow_key flow; /* of an ICMP error: the flow's that it is about */
+	__be32 client[4]; /* IPv4: the first alone. Of an ICMP error: of the flow that it is about */
+	__be32 ports;	  /* as they stand in the packet: the client's, then the VIP's */
 	struct vip *vip;
 	void *l4, *end;
 	__u8 proto;
@@ -56,11 +57,11 @@ static __always_inline __u64 mix(__u64 h)
 
 /* The same on every balancer, whatever their indexes: a flow that comes to another
  * one finds the same slot of the same ring. */
-static __always_inline __u32 flow_hash(const struct flow_key *f)
+static __always_inline __u64 flow_hash(const struct packet *p)
 {
-	__u64 first = (__u64)f->addr[1] << 32 | f->addr[0], second = (__u64)f->addr[3] << 32 | f->addr[2];
+	__u64 first = (__u64)p->client[1] << 32 | p->client[0], second = (__u64)p->client[3] << 32 | p->client[2];
 
-	return mix(first ^ second * 0x9e3779b97f4a7c15ULL ^ (__u64)f->ports << 32) >> 32;
+	return mix(first ^ second * 0x9e3779b97f4a7c15ULL ^ (__u64)p->ports << 32);
 }
 
 static __always_inline bool may_be_vip(__u32 folded)
@@ -143,11 +144,36 @@ static __always_inline __be32 swapped(__be32 ports)
 	return ports << 16 | ports >> 16;
 }
 
+static __always_inline struct vip *vip_of(const __be32 dst[4], __be16 port, __u8 proto, bool six)
+{
+	struct vip4_key key4 = {.addr = dst[0], .port = port, .proto = proto};
+	struct vip6_key key6 = {.port = port, .proto = proto};
+
+	if (!six)
+		return vip4(&key4);
+	__builtin_memcpy(key6.addr, dst, sizeof(key6.addr));
+	return vip6(&key6);
+}
+
+/* What both families have behind their headers. */
+static __always_inline __u32 read_transport(struct packet *p, const __be32 dst[4], bool six)
+{
+	__be32 *ports = p->l4;
+
+	if (p->proto != IPPROTO_TCP && p->proto != IPPROTO_UDP)
+		return OTHER_PROTOCOL;
+	if (!has_transport(p))
+		return MALFORMED;
+	p->ports = p->icmp ? swapped(*ports) : *ports;
+	p->vip = vip_of(dst, p->ports >> 16, p->proto, six);
+	if (!p->vip)
+		p->vip = vip_of(dst, 0, p->proto, six);
+	return p->vip ? PARSED : OTHER_PORT;
+}
+
 static __always_inline __u32 read_ipv4(struct xdp_md *ctx, const struct ethhdr *eth, struct packet *p, bool effects)
 {
 	struct iphdr *ip = (void *)(eth + 1);
-	struct vip4_key key = {};
-	__be32 *ports;
 
 	if ((void *)(ip + 1) > p->end || !may_be_vip(ip->daddr))
 		return NOT_OURS;
@@ -157,8 +183,7 @@ static __always_inline __u32 read_ipv4(struct xdp_md *ctx, const struct ethhdr *
 		return MALFORMED;
 	if (ip->frag_off & IP_NOT_WHOLE)
 		return FRAGMENT;
-	key.addr = ip->daddr;
-	p->flow.addr[0] = ip->saddr;
+	p->client[0] = ip->saddr;
 	p->proto = ip->protocol;
 	p->octets = sizeof(*eth) + bpf_ntohs(ip->tot_len);
 	p->l4 = (void *)ip + ip->ihl * 4;
@@ -177,24 +202,11 @@ static __always_inline __u32 read_ipv4(struct xdp_md *ctx, const struct ethhdr *
 		if (about->frag_off & IP_OFFSET)
 			return FRAGMENT;
 		p->icmp = true;
-		p->flow.addr[0] = about->daddr;
+		p->client[0] = about->daddr;
 		p->proto = about->protocol;
 		p->l4 = (void *)about + about->ihl * 4;
 	}
-	if (p->proto != IPPROTO_TCP && p->proto != IPPROTO_UDP)
-		return OTHER_PROTOCOL;
-	if (!has_transport(p))
-		return MALFORMED;
-	ports = p->l4;
-	p->flow.ports = p->icmp ? swapped(*ports) : *ports;
-	key.port = p->flow.ports >> 16;
-	key.proto = p->proto;
-	p->vip = vip4(&key);
-	if (p->vip)
-		return PARSED;
-	key.port = 0;
-	p->vip = vip4(&key);
-	return p->vip ? PARSED : OTHER_PORT;
+	return read_transport(p, &ip->daddr, false);
 }
 
 static __always_inline void copy_address(__be32 to[4], const struct in6_addr *from)
@@ -205,19 +217,18 @@ static __always_inline void copy_address(__be32 to[4], const struct in6_addr *fr
 static __always_inline __u32 read_ipv6(struct xdp_md *ctx, const struct ethhdr *eth, struct packet *p, bool effects)
 {
 	struct ipv6hdr *ip = (void *)(eth + 1);
-	struct vip6_key key = {};
-	__be32 *ports;
+	__be32 dst[4];
 
 	if ((void *)(ip + 1) > p->end)
 		return NOT_OURS;
-	copy_address(key.addr, &ip->daddr);
-	if (!may_be_vip(fold(key.addr)))
+	copy_address(dst, &ip->daddr);
+	if (!may_be_vip(fold(dst)))
 		return NOT_OURS;
 	if (effects && !for_us(ctx, eth))
 		return OTHER_HOST;
 	if (ip->version != 6)
 		return MALFORMED;
-	copy_address(p->flow.addr, &ip->saddr);
+	copy_address(p->client, &ip->saddr);
 	p->proto = ip->nexthdr;
 	p->octets = sizeof(*eth) + sizeof(*ip) + bpf_ntohs(ip->payload_len);
 	p->l4 = ip + 1;
@@ -231,27 +242,14 @@ static __always_inline __u32 read_ipv6(struct xdp_md *ctx, const struct ethhdr *
 			return OTHER_PROTOCOL;
 		if ((void *)(about + 1) > p->end || about->version != 6)
 			return MALFORMED;
-		if (__builtin_memcmp(&about->saddr, key.addr, 16))
+		if (__builtin_memcmp(&about->saddr, dst, 16))
 			return OTHER_PROTOCOL;
 		p->icmp = true;
-		copy_address(p->flow.addr, &about->daddr);
+		copy_address(p->client, &about->daddr);
 		p->proto = about->nexthdr;
 		p->l4 = about + 1;
 	}
 	if (p->proto == IPPROTO_FRAGMENT)
 		return FRAGMENT;
-	if (p->proto != IPPROTO_TCP && p->proto != IPPROTO_UDP)
-		return OTHER_PROTOCOL;
-	if (!has_transport(p))
-		return MALFORMED;
-	ports = p->l4;
-	p->flow.ports = p->icmp ? swapped(*ports) : *ports;
-	key.port = p->flow.ports >> 16;
-	key.proto = p->proto;
-	p->vip = vip6(&key);
-	if (p->vip)
-		return PARSED;
-	key.port = 0;
-	p->vip = vip6(&key);
-	return p->vip ? PARSED : OTHER_PORT;
+	return read_transport(p, dst, true);
 }

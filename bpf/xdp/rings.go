@@ -23,12 +23,12 @@ type slots [slotsPerElement]uint16
 // as memory then, where a system call takes one element after the other.
 func mapped(m *ebpf.MapSpec) { m.Flags |= unix.BPF_F_MMAPABLE }
 
-// memory is the elements of such an array, in the eight octets that the kernel
-// rounds each up to (array_map_alloc in kernel/bpf/arraymap.c), until they are
+// memory is the elements of such an array, in multiples of eight octets, to which the
+// kernel rounds each up (array_map_alloc in kernel/bpf/arraymap.c), until they are
 // released.
 func memory[E any](m *ebpf.Map) (elements []E, release func() error, err error) {
 	n := int(m.MaxEntries())
-	octets, err := unix.Mmap(m.FD(), 0, n*8, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	octets, err := unix.Mmap(m.FD(), 0, n*int((m.ValueSize()+7)&^7), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, nil, fmt.Errorf("map a table: %w", err)
 	}

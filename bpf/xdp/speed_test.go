@@ -64,8 +64,8 @@ func fromPort(port uint16, f []byte) []byte {
 }
 
 // looped puts a program into the loop, or leaves the empty one there. It shares
-// the balancer's tables, and learns newFlows in a second.
-func looped(t *testing.T, b *Balancer, name string, tableFirst bool, newFlows int) *ebpf.Collection {
+// the balancer's tables. settings are constants of it.
+func looped(t *testing.T, b *Balancer, name string, settings map[string]any) *ebpf.Collection {
 	t.Helper()
 	spec, err := loadLoop()
 	if err != nil {
@@ -83,11 +83,10 @@ func looped(t *testing.T, b *Balancer, name string, tableFirst bool, newFlows in
 		body[0] = body[0].WithSymbol("measured")
 		loop.Instructions = append(loop.Instructions[:at:at], body...)
 		spec.Variables = of.Variables
-		if err := errors.Join(
-			spec.Variables["table_first"].Set(tableFirst),
-			spec.Variables["new_flows_per_cpu"].Set(uint32(newFlows)),
-		); err != nil {
-			t.Fatal(err)
+		for name, value := range settings {
+			if err := spec.Variables[name].Set(value); err != nil {
+				t.Fatal(err)
+			}
 		}
 		for name, m := range of.Maps {
 			m.Pinning = ebpf.PinNone
@@ -124,7 +123,7 @@ func measure(t *testing.T, coll *ebpf.Collection, c speedCase) float64 {
 		template.Octets[i] = le64(octets[i*8:])
 	}
 	if c.vary {
-		template.Vary = 1
+		template.Vary = 1<<32 - 1
 		template.Count = uint32(time.Now().UnixNano()) // clients of earlier rounds do not come again
 	}
 	if err := coll.Maps["templates"].Put(uint32(0), &template); err != nil {
@@ -168,12 +167,12 @@ func TestSpeed(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := open(t)
-	const unbounded = 1 << 30 // new flows in a second: or the table would learn few of them
-	empty := looped(t, b, "", false, 0)
+	const unbounded = uint32(1 << 30) // new flows in a second: or the table would learn few of them
+	empty := looped(t, b, "", nil)
 	programs := []*ebpf.Collection{
-		looped(t, b, "balance", false, unbounded),
-		looped(t, b, "balance", true, unbounded),
-		looped(t, b, "balance", false, 0),
+		looped(t, b, "balance", map[string]any{"new_flows_per_cpu": unbounded}),
+		looped(t, b, "balance", map[string]any{"new_flows_per_cpu": unbounded, "table_first": true}),
+		looped(t, b, "balance", map[string]any{"new_flows_per_cpu": uint32(0)}),
 	}
 	var base []float64
 	cases := speedCases()

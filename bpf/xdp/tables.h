@@ -16,14 +16,12 @@
 #define MAX_LINKS 256
 #define MAX_DEVICES 1024
 
-/* Sizes that a loader may change. */
+/* A loader may change it. */
 #define DEFAULT_RING 65537
-#define DEFAULT_FLOWS 524288
 
 /* Settings of this load. */
 const volatile __u32 ring_size = DEFAULT_RING;
 const volatile __u32 new_flows_per_cpu = 125000; /* in a second; beyond, the table learns nothing */
-const volatile __u64 udp_idle = 60000000000;	  /* ns of silence that end a flow of datagrams */
 const volatile bool host_order = false;		  /* the TCP option is written so by this fleet */
 const volatile bool table_first = false;	  /* for measurements: decision 026 */
 
@@ -83,7 +81,7 @@ struct vip {
 	__u32 flags;
 	__u32 ring;
 	__u32 number; /* of its counters; given to another when it is gone */
-	__u32 serial; /* in its flows' keys; never given again */
+	__u32 serial; /* in its flows' tags; never given again */
 };
 
 /* The same VIPs once more, each at a place that is computed of its key: that
@@ -185,42 +183,6 @@ struct {
 	__array(values, struct ring);
 } rings SEC(".maps");
 
-/* The connection table: what keeps a flow that carries no id together. One hash,
- * found from every CPU; the lists that decide who is forgotten are each CPU's own. */
-struct flow_key {
-	__be32 addr[4]; /* the client; IPv4: the first alone */
-	__be32 ports;	/* as they stand in the packet: the client's, then the VIP's */
-	__u32 vip;	/* its serial */
-};
-
-struct flow {
-	__u32 real;
-	__u32 epoch;
-	__u64 seen; /* ns, of datagrams alone */
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(map_flags, BPF_F_NO_COMMON_LRU);
-	__uint(max_entries, DEFAULT_FLOWS);
-	__type(key, struct flow_key);
-	__type(value, struct flow);
-} flows SEC(".maps");
-
-/* How fast a CPU's table learns: a flood of new flows must not make it forget
- * those that last. */
-struct guard {
-	__u64 since; /* ns */
-	__u64 count;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct guard);
-} guards SEC(".maps");
-
 /* Where a frame may leave by another interface than it came in. */
 struct {
 	__uint(type, BPF_MAP_TYPE_DEVMAP_HASH);
@@ -242,7 +204,7 @@ enum reason {
 
 	UNKNOWN_ID, /* an id that no server has */
 	DEAD_ID,    /* an id of a server that is down */
-	UNLEARNED,  /* by ring, and the table was not told: too many new flows */
+	UNLEARNED,  /* by ring, and the table was not told: too many new flows, or two at once for a place */
 	LOCAL,	    /* left to this host's own stack */
 	NO_NEIGHBOUR,
 	NO_ROUTE, /* also: not on a link of ours */

@@ -9,10 +9,9 @@
  * connection table, then the ring. An id that nobody has, or whose server is down,
  * is as if it were not there. */
 
+#include "flows.h"
 #include "forward.h"
 #include "id.h"
-
-#define SECOND 1000000000ULL
 
 /* What is decided about a packet. */
 struct choice {
@@ -52,32 +51,35 @@ static __always_inline bool by_id(__u32 id, struct choice *c, __u32 why)
 }
 
 /* opening: the packet begins a connection, and a real that drains gets no more of them. */
-static __always_inline bool by_table(const struct packet *p, struct choice *c, bool opening, bool effects)
+static __always_inline bool by_table(const struct packet *p, __u64 hash, struct choice *c, bool opening, bool effects)
 {
-	struct flow *f = bpf_map_lookup_elem(&flows, &p->flow);
-	__s64 silent = 0, idle = udp_idle;
+	struct flow f = {}, *entry = recall(flow_tag(hash, p->vip), &f);
+	__u32 time = tick, rest = TICKS_PER_SECOND;
+	__s32 silent;
 
-	if (!f)
+	if (!entry)
 		return false;
 	if (p->proto == IPPROTO_UDP) {
-		silent = bpf_ktime_get_coarse_ns() - f->seen;
-		if (silent > idle)
+		time = now();
+		rest = udp_idle >> 3;
+		if ((__s32)(time - f.seen) > (__s32)udp_idle)
 			return false;
 	}
-	if (!take(c, f->real, p->icmp ? BY_ICMP : BY_TABLE))
+	if (!take(c, f.owner % MAX_REALS, p->icmp ? BY_ICMP : BY_TABLE))
 		return false;
-	if (c->real->epoch != f->epoch || (opening && c->real->flags & REAL_DRAINING))
+	if (f.owner != owner(c->index, c->real->epoch) || (opening && c->real->flags & REAL_DRAINING))
 		return false;
+	silent = time - f.seen;
 	/* Not each time: the line of memory is other CPUs' too. */
-	if (effects && !p->icmp && silent > idle >> 3)
-		f->seen += silent;
+	if (effects && !p->icmp && silent > (__s32)rest)
+		entry->seen = time;
 	return true;
 }
 
-static __always_inline bool by_ring(const struct packet *p, struct choice *c)
+static __always_inline bool by_ring(const struct packet *p, __u64 hash, struct choice *c)
 {
 	void *ring = bpf_map_lookup_elem(&rings, &p->vip->ring);
-	__u32 slot = flow_hash(&p->flow) % ring_size, at = slot / SLOTS, index;
+	__u32 slot = (__u32)(hash >> 32) % ring_size, at = slot / SLOTS, index;
 	struct slots *s;
 
 	if (!ring)
@@ -90,37 +92,38 @@ static __always_inline bool by_ring(const struct packet *p, struct choice *c)
 }
 
 /* Has the table remember a flow, unless this CPU has had too many of them. */
-static __always_inline void learn(const struct packet *p, struct choice *c)
+static __always_inline void learn(const struct packet *p, __u64 hash, struct choice *c)
 {
-	struct flow flow = {.real = c->index, .epoch = c->real->epoch, .seen = bpf_ktime_get_coarse_ns()};
+	struct flow f = {owner(c->index, c->real->epoch), now()};
 	__u32 zero = 0;
 	struct guard *g = bpf_map_lookup_elem(&guards, &zero);
 
 	if (!g)
 		return;
-	if (flow.seen - g->since >= SECOND) {
-		g->since = flow.seen;
+	if (tick != f.seen)
+		tick = f.seen;
+	if (f.seen - g->since >= TICKS_PER_SECOND) {
+		g->since = f.seen;
 		g->count = 0;
 	}
-	if (g->count >= new_flows_per_cpu) {
+	if (g->count >= new_flows_per_cpu || !remember(flow_tag(hash, p->vip), f))
 		c->beside |= 1ULL << UNLEARNED;
-		return;
-	}
-	g->count++;
-	bpf_map_update_elem(&flows, &p->flow, &flow, BPF_ANY);
+	else
+		g->count++;
 }
 
 static __always_inline bool choose(struct xdp_md *ctx, const struct packet *p, struct choice *c, bool effects)
 {
 	const struct tcphdr *tcp = p->l4;
 	bool opening = false, reset = false;
+	__u64 hash;
 	__u32 id = 0;
 
 	/* The bound again: the verifier has lost it by here. */
 	if (p->proto == IPPROTO_TCP && !p->icmp && (void *)(tcp + 1) <= p->end) {
 		opening = tcp->syn;
 		reset = tcp->rst;
-		if (table_first && !opening && by_table(p, c, false, effects))
+		if (table_first && !opening && by_table(p, flow_hash(p), c, false, effects))
 			return true;
 		/* Before the SYN-ACK a client cannot know the server. */
 		if (!opening)
@@ -132,16 +135,17 @@ static __always_inline bool choose(struct xdp_md *ctx, const struct packet *p, s
 		if (id && by_id(id, c, BY_CID))
 			return true;
 	}
-	if (by_table(p, c, opening, effects))
+	hash = flow_hash(p);
+	if (by_table(p, hash, c, opening, effects))
 		return true;
-	if (!by_ring(p, c)) {
+	if (!by_ring(p, hash, c)) {
 		c->real = NULL;
 		c->index = 0;
 		c->why = NO_REAL;
 		return false;
 	}
 	if (effects && !p->icmp && !reset)
-		learn(p, c);
+		learn(p, hash, c);
 	return true;
 }
 
@@ -229,7 +233,6 @@ static __always_inline int run(struct xdp_md *ctx, bool effects)
 		return XDP_PASS;
 	if (why != PARSED)
 		return leave_alone(why, effects);
-	p.flow.vip = p.vip->serial;
 	if (!choose(ctx, &p, &c, effects)) {
 		verdict = XDP_DROP;
 	} else if (c.real->flags & REAL_LOCAL) {

@@ -6,7 +6,7 @@
 // packet in between that no program sees.
 package xdp
 
-//go:generate go tool bpf2go -target bpfel -type vip -type real -type answer -type tally -type real_tally -type link -type reason -type vip_flag -type real_flag -type vip_filter -type front xdp xdp.c -- -I../include -O2 -g -Wall -Werror -idirafter /usr/include/x86_64-linux-gnu
+//go:generate go tool bpf2go -target bpfel -type vip -type real -type answer -type tally -type real_tally -type link -type reason -type vip_flag -type real_flag -type vip_filter -type front -type flow_set xdp xdp.c -- -I../include -O2 -g -Wall -Werror -idirafter /usr/include/x86_64-linux-gnu -mcpu=v3
 
 import (
 	"cmp"
@@ -109,12 +109,12 @@ func Open(o Options) (*Balancer, error) {
 		if err != nil {
 			return nil, err
 		}
-		o.NewFlowsPerCPU = int(spec.Maps["flows"].MaxEntries) / cpus / 16
+		o.NewFlowsPerCPU = places / cpus / 16
 	}
 	if err := errors.Join(
 		spec.Variables["new_flows_per_cpu"].Set(uint32(o.NewFlowsPerCPU)),
 		spec.Variables["host_order"].Set(o.HostOrder),
-		spec.Variables["udp_idle"].Set(uint64(cmp.Or(o.UDPIdle, time.Minute))),
+		spec.Variables["udp_idle"].Set(ticks(cmp.Or(o.UDPIdle, time.Minute))),
 	); err != nil {
 		return nil, err
 	}
@@ -134,6 +134,17 @@ func Open(o Options) (*Balancer, error) {
 	}
 	then, err := b.carry()
 	if err != nil {
+		return nil, err
+	}
+	seed, err := b.openFlows(spec.Maps["flows"])
+	if err != nil {
+		return nil, err
+	}
+	time, err := now()
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(spec.Variables["flow_seed"].Set(seed), spec.Variables["tick"].Set(ticks(time))); err != nil {
 		return nil, err
 	}
 	if err := spec.LoadAndAssign(&b.objs, &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: b.dir}}); err != nil {

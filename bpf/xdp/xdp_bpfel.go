@@ -26,18 +26,14 @@ type xdpCidKey struct {
 	RoundKeys [44]uint32
 }
 
-type xdpFlow struct {
+type xdpFlowSet struct {
 	_     structs.HostLayout
-	Real  uint32
-	Epoch uint32
-	Seen  uint64
-}
-
-type xdpFlowKey struct {
-	_     structs.HostLayout
-	Addr  [4]uint32
-	Ports uint32
-	Vip   uint32
+	Tags  [8]uint64
+	Flows [8]struct {
+		_     structs.HostLayout
+		Owner uint32
+		Seen  uint32
+	}
 }
 
 type xdpFront struct {
@@ -49,8 +45,8 @@ type xdpFront struct {
 
 type xdpGuard struct {
 	_     structs.HostLayout
-	Since uint64
-	Count uint64
+	Since uint32
+	Count uint32
 }
 
 type xdpLink struct {
@@ -184,10 +180,12 @@ const (
 	xdpVarExportRealFlag = "export_real_flag"
 	xdpVarExportReason   = "export_reason"
 	xdpVarExportVipFlag  = "export_vip_flag"
+	xdpVarFlowSeed       = "flow_seed"
 	xdpVarHostOrder      = "host_order"
 	xdpVarNewFlowsPerCpu = "new_flows_per_cpu"
 	xdpVarRingSize       = "ring_size"
 	xdpVarTableFirst     = "table_first"
+	xdpVarTick           = "tick"
 	xdpVarUdpIdle        = "udp_idle"
 )
 
@@ -266,10 +264,12 @@ type xdpVariableSpecs struct {
 	ExportRealFlag *ebpf.VariableSpec `ebpf:"export_real_flag"`
 	ExportReason   *ebpf.VariableSpec `ebpf:"export_reason"`
 	ExportVipFlag  *ebpf.VariableSpec `ebpf:"export_vip_flag"`
+	FlowSeed       *ebpf.VariableSpec `ebpf:"flow_seed"`
 	HostOrder      *ebpf.VariableSpec `ebpf:"host_order"`
 	NewFlowsPerCpu *ebpf.VariableSpec `ebpf:"new_flows_per_cpu"`
 	RingSize       *ebpf.VariableSpec `ebpf:"ring_size"`
 	TableFirst     *ebpf.VariableSpec `ebpf:"table_first"`
+	Tick           *ebpf.VariableSpec `ebpf:"tick"`
 	UdpIdle        *ebpf.VariableSpec `ebpf:"udp_idle"`
 }
 
@@ -339,10 +339,12 @@ type xdpVariables struct {
 	ExportRealFlag *ebpf.Variable `ebpf:"export_real_flag"`
 	ExportReason   *ebpf.Variable `ebpf:"export_reason"`
 	ExportVipFlag  *ebpf.Variable `ebpf:"export_vip_flag"`
+	FlowSeed       *ebpf.Variable `ebpf:"flow_seed"`
 	HostOrder      *ebpf.Variable `ebpf:"host_order"`
 	NewFlowsPerCpu *ebpf.Variable `ebpf:"new_flows_per_cpu"`
 	RingSize       *ebpf.Variable `ebpf:"ring_size"`
 	TableFirst     *ebpf.Variable `ebpf:"table_first"`
+	Tick           *ebpf.Variable `ebpf:"tick"`
 	UdpIdle        *ebpf.Variable `ebpf:"udp_idle"`
 }
 

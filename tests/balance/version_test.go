@@ -18,7 +18,7 @@ func (l *lab) pins(layout string) string {
 	return filepath.Join("/sys/fs/bpf/baton", fmt.Sprintf("balancer-%x", sum[:8]), layout)
 }
 
-const layout = "xdp-v3"
+const layout = "xdp-v4"
 
 // The build before has left a program that forwards by tables of another layout.
 // This one goes on from what they have in common: no flow ends, and who was
