@@ -174,6 +174,8 @@ func New(o Options) (_ *Supervisor, err error) {
 	if s.state, err = s.file.Load(); err != nil {
 		return nil, err
 	}
+	s.state.ServerID = s.config.Node.ServerID
+	s.warnOfNumber()
 	if s.state.Clock != (state.Clock{}) {
 		s.state.SetTo(state.Now())
 	}

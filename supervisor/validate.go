@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -16,7 +15,6 @@ import (
 
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/proxy/contract"
-	"github.com/baton-mesh/baton/supervisor/ports"
 	"github.com/baton-mesh/baton/supervisor/spawn"
 	"github.com/baton-mesh/baton/supervisor/steer"
 )
@@ -144,49 +142,6 @@ func (s *Supervisor) sameNode(c *config.Config) error {
 		return errors.New(strings.Join(problems, "; "))
 	}
 	return nil
-}
-
-// refuseStrangers looks for sockets of others that overlap our listeners: a
-// more specific one would take flows silently, and one in our own group would
-// get them if the group ever lost its program.
-func (s *Supervisor) refuseStrangers(c *config.Config) error {
-	ours := s.leftCookies()
-	leftovers := map[int]bool{}
-	s.mu.Lock()
-	for _, g := range s.generations {
-		leftovers[g.process.PID] = g.leftover()
-		for _, workers := range g.sockets {
-			for _, sock := range workers {
-				ours[sock.Cookie] = true
-			}
-		}
-	}
-	s.mu.Unlock()
-
-	unknown, err := ports.Unknown(func(cookie uint64) bool {
-		return ours[cookie] || s.steering != nil && s.steering.Known(cookie)
-	})
-	if err != nil {
-		return fmt.Errorf("look for others on our ports: %w", err)
-	}
-	var problems []error
-	for _, l := range c.Listeners {
-		strangers := ports.Overlapping(unknown, l.AddrPort(), l.DualStack)
-		if err := ports.FindProcesses(strangers); err != nil {
-			return err
-		}
-		for _, h := range strangers {
-			if slices.ContainsFunc(h.Processes, func(p ports.Process) bool { return leftovers[p.PID] || s.cgroups != nil && s.cgroups.Has(p.PID) }) {
-				continue
-			}
-			who := "a process that /proc does not show"
-			if len(h.Processes) > 0 {
-				who = fmt.Sprintf("%s (pid %d)", h.Processes[0].Comm, h.Processes[0].PID)
-			}
-			problems = append(problems, fmt.Errorf("listener %s on %s: %s listens on %s: end it, or choose another address", l.Name, l.Address, who, h.Address))
-		}
-	}
-	return errors.Join(problems...)
 }
 
 // checkByItself lets the binary check the configuration, as the user it will

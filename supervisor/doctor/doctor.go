@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/state"
 )
 
 // Level says what a finding means for Baton.
@@ -55,6 +56,7 @@ type Options struct {
 
 	readFile func(path string) ([]byte, error) // os.ReadFile, but in tests
 	long     int                               // longChain, but in tests
+	running  func() []state.Running            // state.AllRunning, but in tests
 }
 
 // examinations is everything that is looked at, in the order in which one
@@ -77,6 +79,7 @@ var examinations = []struct {
 	{"files", examineFiles},
 	{"memory", examineMemory},
 	{"proxy", examineProxy},
+	{"number", examineNumbers},
 	{"listener", examineListeners},
 	{"datagrams", examineDatagrams},
 	{"port", examineChains},

@@ -13,6 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// lockName is the file in a runtime directory that its supervisor holds locked.
+const lockName = "lock"
+
 // Lock makes sure that one supervisor works in a directory. The lock
 // ends with the process.
 func Lock(dir string) (*os.File, error) {
@@ -23,7 +26,7 @@ func Lock(dir string) (*os.File, error) {
 	if err := os.Chmod(dir, 0o711); err != nil {
 		return nil, fmt.Errorf("runtime_dir: %w", err)
 	}
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("runtime_dir: %w", err)
 	}
@@ -41,7 +44,7 @@ func Lock(dir string) (*os.File, error) {
 // (SIGUSR2), and returns when it has, or when ctx ends. It asks again while a
 // release is under way there. Where nobody works it returns at once.
 func AskToLeave(ctx context.Context, runtimeDir string) error {
-	path := filepath.Join(runtimeDir, "lock")
+	path := filepath.Join(runtimeDir, lockName)
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil

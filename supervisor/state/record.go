@@ -20,9 +20,10 @@ const (
 
 // Record is what the next supervisor has to know if this one dies.
 type Record struct {
-	Version        int               `json:"version"` // given by [File.Save]
-	Boot           string            `json:"boot"`    // processes of another boot are not ours
-	Clock          Clock             `json:"clock"`   // when this was written
+	Version        int               `json:"version"`             // given by [File.Save]
+	Boot           string            `json:"boot"`                // processes of another boot are not ours
+	ServerID       uint32            `json:"server_id,omitempty"` // of who wrote it; 0: an earlier version
+	Clock          Clock             `json:"clock"`               // when this was written
 	NextGeneration uint64            `json:"next_generation"`
 	NextRelease    uint64            `json:"next_release"`
 	Generations    []Generation      `json:"generations"`

@@ -131,3 +131,35 @@ func TestLayoutFollowsWhatIsSaid(t *testing.T) {
 		}
 	}
 }
+
+// A supervisor that works in a directory is found by its lock, and no more when it has
+// let go of it.
+func TestRunning(t *testing.T) {
+	dir := t.TempDir()
+	mine := func() (all []Running) {
+		for _, r := range AllRunning() {
+			if r.RuntimeDir == dir {
+				all = append(all, r)
+			}
+		}
+		return all
+	}
+	if err := In(dir).Save(Record{ServerID: 77}); err != nil {
+		t.Fatal(err)
+	}
+	if got := mine(); got != nil {
+		t.Errorf("%+v: nobody works there", got)
+	}
+	lock, err := Lock(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if got := mine(); len(got) != 1 || got[0].PID != os.Getpid() || got[0].Record.ServerID != 77 {
+		t.Errorf("%+v", got)
+	}
+	lock.Close()
+	if got := mine(); got != nil {
+		t.Errorf("%+v: it has let go", got)
+	}
+}
