@@ -83,6 +83,9 @@ func (s *Supervisor) account(user string) (spawn.Account, error) {
 	return spawn.LookUpAccount(user)
 }
 
+// PinsOf is where a supervisor with this runtime directory pins what it loads.
+func PinsOf(runtimeDir string) string { return steer.Pins(instanceName(runtimeDir)) }
+
 // instanceName names pins and cgroups after a runtime directory. The BPF file
 // system allows no dots; the hash keeps /run/a-b and /run/a.b apart.
 func instanceName(runtimeDir string) string {

@@ -6,7 +6,6 @@ import (
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/supervisor/keeper"
 	"github.com/baton-mesh/baton/supervisor/state"
-	"github.com/baton-mesh/baton/supervisor/steer"
 )
 
 // What goes into the state file, and when; see package state for the file itself.
@@ -88,7 +87,7 @@ func MayFollow(runtimeDir string) error {
 			return err
 		}
 	}
-	if err := reuseport.Pinned(steer.Pins(instanceName(runtimeDir))); errors.Is(err, reuseport.ErrLayout) {
+	if err := reuseport.Pinned(PinsOf(runtimeDir)); errors.Is(err, reuseport.ErrLayout) {
 		return err
 	}
 	return nil

@@ -39,9 +39,15 @@ type datagramLab struct {
 // newDatagramLab makes a group of QUIC, or with a time to forget of plain UDP.
 func newDatagramLab(t *testing.T, forget time.Duration, slots ...uint8) *datagramLab {
 	t.Helper()
+	return newDatagramLabIn(t, "", forget, slots...)
+}
+
+// newDatagramLabIn is newDatagramLab with everything pinned in a directory.
+func newDatagramLabIn(t *testing.T, dir string, forget time.Duration, slots ...uint8) *datagramLab {
+	t.Helper()
 	l := &datagramLab{t: t, sockets: map[uint8][]*net.UDPConn{}}
 	var err error
-	if l.node, err = Open(""); err != nil {
+	if l.node, err = Open(dir); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.node.Close() })

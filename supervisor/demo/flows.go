@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,6 +25,9 @@ type Death struct {
 	// At lies between the instant it was stopped and the one it was killed.
 	At    time.Time
 	flows map[Flow]struct{}
+
+	datagrams map[Flow]struct{} // flows of UDP whose latest datagram was given to it
+	readAt    time.Time         // when that was so, the process being gone
 }
 
 // Kill stops a generation of the supervisor, reads which connections to the
@@ -52,19 +54,36 @@ func Kill(pid, supervisor int, servers ...netip.AddrPort) (_ *Death, err error) 
 // Flows is how many connections the process owned.
 func (d *Death) Flows() int { return len(d.flows) }
 
+// Given takes the slot that the latest datagram of each flow of UDP was given to, read
+// when the process was gone and nothing could be given to it any more. The process's
+// are those of its slot: it may have been stopped already when the datagram came, and
+// what its socket had queued is gone with it.
+func (d *Death) Given(to map[Flow]int, slot int) {
+	d.datagrams, d.readAt = make(map[Flow]struct{}), time.Now()
+	for f, s := range to {
+		if s == slot {
+			d.datagrams[f] = struct{}{}
+		}
+	}
+}
+
 // Explains reports whether the operation failed because its connection was
-// owned by the process that died. Of a flow of datagrams the kernel keeps no
+// owned by the process that died. Of a connection of QUIC the kernel keeps no
 // owner. One on which no generation had said that it answers is believed to have
 // been the process's, if it was there before the death and failed after it.
 func (d *Death) Explains(o Op) bool {
-	if d == nil || !o.Failed() {
+	if d == nil || !o.Failed() || !o.End.After(d.At) {
 		return false
 	}
-	_, owned := d.flows[o.Flow]
-	if slices.Contains(DatagramKinds, o.Kind) {
-		owned = o.Generation == 0 || o.Generation == d.Generation
+	switch o.Kind {
+	case UDP:
+		_, given := d.datagrams[o.Flow]
+		return given && o.Dialled.Before(d.readAt)
+	case H3, H3New:
+		return (o.Generation == 0 || o.Generation == d.Generation) && o.Dialled.Before(d.At)
 	}
-	return owned && o.Dialled.Before(d.At) && o.End.After(d.At)
+	_, owned := d.flows[o.Flow]
+	return owned && o.Dialled.Before(d.At)
 }
 
 // accepted lists the connections to the servers of which the process has a

@@ -92,8 +92,14 @@ func TestKillListsWhatTheProcessHasAccepted(t *testing.T) {
 	if d.Flows() != 2 {
 		t.Errorf("%d flows, want 2", d.Flows())
 	}
-	after := time.Now()
+	udp := func(port uint16) Flow {
+		return Flow{netip.AddrPortFrom(server.Addr(), port), server}
+	}
+	stopped := time.Now()
+	time.Sleep(time.Millisecond)
 	d.Generation = 3
+	d.Given(map[Flow]int{udp(1): 7, udp(2): 8}, 7)
+	after := time.Now()
 	for i, tt := range []struct {
 		why  string
 		op   Op
@@ -111,7 +117,11 @@ func TestKillListsWhatTheProcessHasAccepted(t *testing.T) {
 		{"HTTP/3, of another", Op{Kind: H3, Generation: 2, Dialled: dialled, End: after, Err: io.EOF}, false},
 		{"HTTP/3, not answered", Op{Kind: H3New, Dialled: dialled, End: after, Err: io.EOF}, true},
 		{"HTTP/3, not answered, later", Op{Kind: H3New, Dialled: after, End: after, Err: io.EOF}, false},
-		{"datagrams", Op{Kind: UDP, Dialled: dialled, End: after, Err: io.EOF}, true},
+		{"datagrams", Op{Kind: UDP, Flow: udp(1), Dialled: dialled, End: after, Err: io.EOF}, true},
+		{"datagrams, to a process that was stopped", Op{Kind: UDP, Flow: udp(1), Dialled: stopped, End: after, Err: io.EOF}, true},
+		{"datagrams, when it was gone", Op{Kind: UDP, Flow: udp(1), Dialled: after, End: after, Err: io.EOF}, false},
+		{"datagrams, to another slot", Op{Kind: UDP, Flow: udp(2), Dialled: dialled, End: after, Err: io.EOF}, false},
+		{"datagrams, to nobody", Op{Kind: UDP, Flow: udp(3), Dialled: dialled, End: after, Err: io.EOF}, false},
 		{"was told", Op{Flow: flows[0], Dialled: dialled, End: after, Err: ErrCut}, false},
 	} {
 		if got := d.Explains(tt.op); got != tt.want {

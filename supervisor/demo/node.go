@@ -73,7 +73,7 @@ func StartNode(ctx context.Context, executable string, at Place, s Settings) (_ 
 	if err := WriteCertificate(n.Dir, "first"); err != nil {
 		return nil, err
 	}
-	n.socket = filepath.Join(n.Dir, "run", "admin.sock")
+	n.socket = filepath.Join(n.runtimeDir(), "admin.sock")
 	n.api = newAPI(n.socket)
 	file, err := n.WriteConfig("first", s)
 	if err != nil {
@@ -178,6 +178,8 @@ func (n *Node) Load() (*Load, error) {
 
 // LogFile is where the supervisor and its generations write.
 func (n *Node) LogFile() string { return filepath.Join(n.Dir, "baton.log") }
+
+func (n *Node) runtimeDir() string { return filepath.Join(n.Dir, "run") }
 
 // Admin is the host:port of metrics and health.
 func (n *Node) Admin() string { return n.admin }

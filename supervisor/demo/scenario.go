@@ -65,6 +65,9 @@ type Scenario struct {
 	Executable string
 	// Steering is how the node steers: bpf if it is empty, or takeover.
 	Steering string
+	// Given reads, of the node with a runtime directory, which slot the latest datagram
+	// of each flow of UDP was given to. Required where there are datagrams.
+	Given func(runtimeDir string) (map[Flow]int, error)
 	// Progress gets what happens, as it happens. Terminal says that it can
 	// refresh a line.
 	Progress io.Writer
@@ -83,6 +86,7 @@ type run struct {
 	report   Report
 	releases []Window
 	death    *Death
+	given    func(runtimeDir string) (map[Flow]int, error)
 }
 
 // Run plays the scenario. An error means that it could not be played to its
@@ -101,6 +105,7 @@ func (s Scenario) Run(ctx context.Context) (_ *Report, err error) {
 		load:  load,
 		watch: &Watcher{Node: node},
 		began: time.Now(),
+		given: s.Given,
 	}
 	r.report.Problems = []string{}
 	r.progress = &progress{terminal: s.Terminal, out: s.Progress, line: r.line}
@@ -170,14 +175,22 @@ func (r *run) step(ctx context.Context, s step) error {
 	for i := range s.requests {
 		asking.Go(func() { results[i], errs[i] = r.node.Release(ctx, file) })
 	}
+	slot := -1 // of the process that was killed
 	if s.kill {
 		killCtx, cancel := context.WithTimeout(ctx, 15*time.Second)
 		defer cancel()
-		if err := r.killAfterShift(killCtx, shifts); err != nil {
+		if slot, err = r.killAfterShift(killCtx, shifts); err != nil {
 			r.problem("%s: %v", s.name, err)
 		}
 	}
 	asking.Wait()
+	if slot >= 0 && r.node.UDP.IsValid() {
+		given, err := r.given(r.node.runtimeDir())
+		if err != nil {
+			r.problem("%s: %v", s.name, err)
+		}
+		r.death.Given(given, slot)
+	}
 	r.releases = append(r.releases, Window{began, time.Now()})
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -244,27 +257,29 @@ func (r *ReleaseReport) count(res *Result) {
 }
 
 // killAfterShift waits for the shift after the first n, and until the new
-// generation has accepted some connections of each kind, and kills it.
-func (r *run) killAfterShift(ctx context.Context, n int) error {
+// generation has accepted some connections of each kind, and kills it. It returns
+// the slot that the process had.
+func (r *run) killAfterShift(ctx context.Context, n int) (slot int, err error) {
 	for len(r.watch.Shifts()) <= n {
 		if err := sleep(ctx, time.Millisecond); err != nil {
-			return fmt.Errorf("no shift: %w", err)
+			return -1, fmt.Errorf("no shift: %w", err)
 		}
 	}
 	if err := sleep(ctx, 300*time.Millisecond); err != nil {
-		return err
+		return -1, err
 	}
-	var err error
-	r.death, err = Kill(r.watch.Shifts()[n].PID, r.node.PID(), r.node.HTTP, r.node.HTTPS, r.node.TCP)
+	of := r.watch.Shifts()[n]
+	slot = r.watch.Latest().slotOf(of.Generation)
+	r.death, err = Kill(of.PID, r.node.PID(), r.node.HTTP, r.node.HTTPS, r.node.TCP)
 	if err != nil {
-		return err
+		return -1, err
 	}
-	r.death.Generation = r.watch.Shifts()[n].Generation
+	r.death.Generation = of.Generation
 	if r.death.Flows() == 0 {
-		return errors.New("the process owned no connection when it was killed, so nothing was shown")
+		return slot, errors.New("the process owned no connection when it was killed, so nothing was shown")
 	}
 	r.progress.say("killed process %d, which owned %d connections", r.death.PID, r.death.Flows())
-	return nil
+	return slot, nil
 }
 
 // waitDrained waits until only the current generation is left, for longer than

@@ -110,6 +110,16 @@ func (s *Status) beside() []int {
 	return ids
 }
 
+// slotOf is the slot of a generation, -1 if there is none.
+func (s *Status) slotOf(generation int) int {
+	for _, g := range s.Generations {
+		if g.ID == generation {
+			return g.Slot
+		}
+	}
+	return -1
+}
+
 // PIDOf is the process of a generation, 0 if it has none.
 func (s *Status) PIDOf(generation int) int {
 	for _, g := range s.Generations {

@@ -10,6 +10,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/baton-mesh/baton/bpf/reuseport"
+	"github.com/baton-mesh/baton/supervisor"
 	"github.com/baton-mesh/baton/supervisor/demo"
 )
 
@@ -57,7 +59,7 @@ func runDemo(cmd *cobra.Command, _ []string) error {
 
 	// Progress goes where it does not mix with the result.
 	_, err = unix.IoctlGetTermios(int(os.Stderr.Fd()), unix.TCGETS)
-	report, err := demo.Scenario{Executable: executable, Steering: steering, Progress: os.Stderr, Terminal: err == nil}.Run(ctx)
+	report, err := demo.Scenario{Executable: executable, Steering: steering, Given: given, Progress: os.Stderr, Terminal: err == nil}.Run(ctx)
 	if err != nil {
 		return exitError{exitFailed, fmt.Errorf("demo: %w", err)}
 	}
@@ -69,4 +71,18 @@ func runDemo(cmd *cobra.Command, _ []string) error {
 		return exitError{exitFailed, err}
 	}
 	return nil
+}
+
+// given reads where the latest datagram of each flow went from what the supervisor has
+// pinned.
+func given(runtimeDir string) (map[demo.Flow]int, error) {
+	slots, err := reuseport.RememberedIn(supervisor.PinsOf(runtimeDir))
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[demo.Flow]int, len(slots))
+	for f, slot := range slots {
+		all[demo.Flow(f)] = int(slot)
+	}
+	return all, nil
 }
