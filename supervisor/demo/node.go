@@ -29,6 +29,7 @@ type Node struct {
 	Dir string
 
 	executable string
+	lock       *os.File // says that the directory is in use
 	origin     *Origin
 	admin      string // host:port
 	socket     string
@@ -46,10 +47,14 @@ func StartNode(ctx context.Context, executable string, at Place, s Settings) (_ 
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("start node: %w", err)
+			if ctx.Err() != nil {
+				n.abandon()
+				return
+			}
 			n.Stop()
 		}
 	}()
-	if n.Dir, err = os.MkdirTemp("", "baton-demo-"); err != nil {
+	if n.Dir, n.lock, err = makeDir(); err != nil {
 		return nil, err
 	}
 	// A generation runs as another user and must be able to reach its notify socket.
@@ -309,13 +314,7 @@ func (n *Node) release(ctx context.Context, args ...string) (*Result, error) {
 func (n *Node) Stop() error {
 	var err error
 	if n.cmd != nil {
-		n.cmd.Process.Signal(syscall.SIGTERM)
-		select {
-		case <-n.ended:
-		case <-time.After(time.Minute):
-			n.cmd.Process.Kill()
-			<-n.ended
-		}
+		n.end(time.Minute)
 		if !n.cmd.ProcessState.Success() {
 			err = fmt.Errorf("baton run: %v\n%s", n.cmd.ProcessState, n.logTail())
 		}
@@ -326,7 +325,34 @@ func (n *Node) Stop() error {
 	if n.origin != nil {
 		err = errors.Join(err, n.origin.Close())
 	}
+	if n.lock != nil {
+		os.Remove(filepath.Join(n.Dir, lockName)) // the directory is somebody's to read
+		n.lock.Close()
+	}
 	return err
+}
+
+// end ends the supervisor with SIGTERM, and with a second one if it takes longer than
+// patience.
+func (n *Node) end(patience time.Duration) {
+	for _, wait := range []time.Duration{patience, time.Minute} {
+		n.cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-n.ended:
+			return
+		case <-time.After(wait):
+		}
+	}
+	n.cmd.Process.Kill()
+	<-n.ended
+}
+
+// abandon ends the supervisor without waiting for what it drains, and leaves nothing.
+func (n *Node) abandon() error {
+	if n.cmd != nil {
+		n.end(500 * time.Millisecond)
+	}
+	return errors.Join(n.Stop(), n.Remove())
 }
 
 // Remove deletes the node's directory.

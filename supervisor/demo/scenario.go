@@ -68,6 +68,8 @@ type Scenario struct {
 	// Given reads, of the node with a runtime directory, which slot the latest datagram
 	// of each flow of UDP was given to. Required where there are datagrams.
 	Given func(runtimeDir string) (map[Flow]int, error)
+	// Pins is where a supervisor with this runtime directory pins what it loads. Required.
+	Pins func(runtimeDir string) string
 	// Progress gets what happens, as it happens. Terminal says that it can
 	// refresh a line.
 	Progress io.Writer
@@ -89,9 +91,14 @@ type run struct {
 	given    func(runtimeDir string) (map[Flow]int, error)
 }
 
+var errInterrupted = errors.New("interrupted")
+
 // Run plays the scenario. An error means that it could not be played to its
 // end; whether what it showed is as it should be is in the report.
 func (s Scenario) Run(ctx context.Context) (_ *Report, err error) {
+	if err := removeLeft(s.Pins); err != nil {
+		fmt.Fprintln(s.Progress, "what an earlier demo has left:", err)
+	}
 	node, err := StartNode(ctx, s.Executable, Place{}, Settings{Steering: s.Steering, Datagrams: s.datagrams()})
 	if err != nil {
 		return nil, err
@@ -111,6 +118,9 @@ func (s Scenario) Run(ctx context.Context) (_ *Report, err error) {
 	r.progress = &progress{terminal: s.Terminal, out: s.Progress, line: r.line}
 
 	err = r.play(ctx, s.steps())
+	if ctx.Err() != nil {
+		return nil, errors.Join(errInterrupted, node.abandon())
+	}
 	if stopErr := node.Stop(); err == nil && stopErr != nil {
 		r.problem("%v", stopErr)
 	}

@@ -59,7 +59,7 @@ func runDemo(cmd *cobra.Command, _ []string) error {
 
 	// Progress goes where it does not mix with the result.
 	_, err = unix.IoctlGetTermios(int(os.Stderr.Fd()), unix.TCGETS)
-	report, err := demo.Scenario{Executable: executable, Steering: steering, Given: given, Progress: os.Stderr, Terminal: err == nil}.Run(ctx)
+	report, err := demo.Scenario{Executable: executable, Steering: steering, Given: given, Pins: supervisor.PinsOf, Progress: os.Stderr, Terminal: err == nil}.Run(ctx)
 	if err != nil {
 		return exitError{exitFailed, fmt.Errorf("demo: %w", err)}
 	}
