@@ -20,7 +20,13 @@ const (
 	// From linux/inet_diag.h.
 	requestLen = 56 // struct inet_diag_req_v2
 	answerLen  = 72 // struct inet_diag_msg
+	attrMemory = 7  // INET_DIAG_SKMEMINFO
 	attrV6Only = 11 // INET_DIAG_SKV6ONLY
+
+	// From linux/sock_diag.h: what is where in INET_DIAG_SKMEMINFO, in words of 32 bits.
+	memoryQueued  = 0 // SK_MEMINFO_RMEM_ALLOC
+	memoryRoom    = 1 // SK_MEMINFO_RCVBUF
+	memoryDropped = 8 // SK_MEMINFO_DROPS
 )
 
 // request is a struct inet_diag_req_v2 that asks for sockets of one protocol and
@@ -30,6 +36,7 @@ type request struct {
 	protocol uint8
 	states   uint32 // a bit for each
 	port     uint16 // of this host; 0: any
+	memory   bool   // asks for INET_DIAG_SKMEMINFO, too
 }
 
 func (request) Len() int { return requestLen }
@@ -37,6 +44,9 @@ func (request) Len() int { return requestLen }
 func (r request) Serialize() []byte {
 	b := make([]byte, requestLen)
 	b[0], b[1] = r.family, r.protocol
+	if r.memory {
+		b[2] = 1 << (attrMemory - 1)
+	}
 	binary.NativeEndian.PutUint32(b[4:], r.states)
 	binary.BigEndian.PutUint16(b[8:], r.port)
 	return b
@@ -50,29 +60,76 @@ func listening() ([]Holder, error) { return sockets(unix.IPPROTO_TCP, 1<<tcpList
 func sockets(protocol uint8, states uint32, port uint16) ([]Holder, error) {
 	var holders []Holder
 	seen := make(map[uint64]bool) // a dump may repeat a socket when others come and go
-	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+	err := dump(request{protocol: protocol, states: states, port: port}, func(answer []byte) error {
+		h, err := parseAnswer(answer)
+		if err != nil {
+			return err
+		}
+		h.UDP = protocol == unix.IPPROTO_UDP
+		if !seen[h.Cookie] {
+			seen[h.Cookie] = true
+			holders = append(holders, h)
+		}
+		return nil
+	})
+	return holders, err
+}
+
+// dump asks for the sockets of both families.
+func dump(r request, each func(answer []byte) error) error {
+	for _, r.family = range []uint8{unix.AF_INET, unix.AF_INET6} {
 		req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
-		req.AddData(request{family, protocol, states, port})
+		req.AddData(r)
 		answers, err := req.Execute(unix.NETLINK_INET_DIAG, 0)
 		if errors.Is(err, unix.ENOENT) {
 			continue // the kernel was built without this family
 		}
 		if err != nil {
-			return nil, fmt.Errorf("list sockets by sock_diag: %w", err)
+			return fmt.Errorf("list sockets by sock_diag: %w", err)
 		}
 		for _, answer := range answers {
-			h, err := parseAnswer(answer)
-			if err != nil {
-				return nil, err
-			}
-			h.UDP = protocol == unix.IPPROTO_UDP
-			if !seen[h.Cookie] {
-				seen[h.Cookie] = true
-				holders = append(holders, h)
+			if err := each(answer); err != nil {
+				return err
 			}
 		}
 	}
-	return holders, nil
+	return nil
+}
+
+// Buffer is what waits at a socket of UDP to be read, and what found no room there.
+type Buffer struct {
+	Queued, Room uint32 // octets, as the kernel accounts for them, with what it needs beside
+	// Dropped counts datagrams since the socket was made: those that found no room, and
+	// those that a filter or a wrong checksum kept out (sk_drops). It wraps.
+	Dropped uint32
+}
+
+// Buffers returns what waits at each socket of UDP of this network namespace that is
+// bound and not connected, by cookie.
+func Buffers() (map[uint64]Buffer, error) {
+	all := map[uint64]Buffer{}
+	err := dump(request{protocol: unix.IPPROTO_UDP, states: 1 << tcpClose, memory: true}, func(answer []byte) error {
+		if len(answer) < answerLen {
+			return fmt.Errorf("sock_diag answered %d bytes, want at least %d", len(answer), answerLen)
+		}
+		attrs, err := nl.ParseRouteAttr(answer[answerLen:])
+		if err != nil {
+			return fmt.Errorf("sock_diag attributes: %w", err)
+		}
+		for _, a := range attrs {
+			if a.Attr.Type == attrMemory && len(a.Value) >= 4*(memoryDropped+1) {
+				word := func(i int) uint32 { return binary.NativeEndian.Uint32(a.Value[4*i:]) }
+				all[cookieOf(answer)] = Buffer{word(memoryQueued), word(memoryRoom), word(memoryDropped)}
+			}
+		}
+		return nil
+	})
+	return all, err
+}
+
+// cookieOf reads two u32 of an answer, the lower half first whatever the byte order.
+func cookieOf(b []byte) uint64 {
+	return uint64(binary.NativeEndian.Uint32(b[44:])) | uint64(binary.NativeEndian.Uint32(b[48:]))<<32
 }
 
 // parseAnswer reads a struct inet_diag_msg and the attributes behind it:
@@ -93,10 +150,9 @@ func parseAnswer(b []byte) (Holder, error) {
 	}
 	h := Holder{
 		Address: netip.AddrPortFrom(addr, port),
-		// Two u32, the lower half first whatever the byte order.
-		Cookie: uint64(binary.NativeEndian.Uint32(b[44:])) | uint64(binary.NativeEndian.Uint32(b[48:]))<<32,
-		UID:    binary.NativeEndian.Uint32(b[64:]),
-		Inode:  binary.NativeEndian.Uint32(b[68:]),
+		Cookie:  cookieOf(b),
+		UID:     binary.NativeEndian.Uint32(b[64:]),
+		Inode:   binary.NativeEndian.Uint32(b[68:]),
 	}
 	if b[0] == unix.AF_INET6 && addr.IsUnspecified() {
 		attrs, err := nl.ParseRouteAttr(b[answerLen:])

@@ -47,6 +47,7 @@ type listener struct {
 	sinkMu sync.Mutex
 	conf   config.Listener
 	sink   Socket
+	missed uint64 // let fall by sinks that have closed
 }
 
 // Options say what a [BPF] starts with.

@@ -12,7 +12,7 @@ func (s *BPF) Describe(slots int) (all []Listener, runs []SlotRuns) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, l := range s.listeners {
-		all = append(all, Listener{Name: l.name, Address: l.address, Protocol: l.protocol, Closed: !l.open, Runs: l.runs()})
+		all = append(all, Listener{Name: l.name, Address: l.address, Protocol: l.protocol, Closed: !l.open, Missed: l.sinkMissed(), Runs: l.runs()})
 	}
 	return all, s.runs(slots)
 }

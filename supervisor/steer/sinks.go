@@ -43,6 +43,7 @@ func (s *BPF) renewSink(l *listener) error {
 	s.sinks.Store(fresh.Cookie, nil)
 	if !first {
 		s.sinks.Delete(l.sink.Cookie)
+		l.countSink()
 		l.sink.close()
 	}
 	l.sink = fresh
@@ -86,6 +87,7 @@ func (l *listener) closeSink() {
 	l.sinkMu.Lock()
 	defer l.sinkMu.Unlock()
 	if l.sink.FD >= 0 {
+		l.countSink()
 		l.sink.close()
 		l.sink.FD = -1
 	}

@@ -5,6 +5,7 @@ import (
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/supervisor/doctor"
+	"github.com/baton-mesh/baton/supervisor/ports"
 )
 
 // Steering is how a new flow finds its generation: [BPF] has a program in the
@@ -48,6 +49,10 @@ type Steering interface {
 	// connections that are half open, and that are finished and not accepted. A
 	// socket that is gone has no entry.
 	Queued(sockets Sockets) (map[uint64]iter.Queue, error)
+	// Buffers is what waits at a slot's sockets of UDP, over its workers, and what they
+	// let fall since they were made, by listener, as [Listener.Name]. A listener whose
+	// sockets have all closed has no entry.
+	Buffers(slot uint8) (map[string]ports.Buffer, error)
 	// Moved is what a slot got, since the tables were made, from listening sockets of
 	// others that closed, by listener.
 	Moved(slot uint8) (map[string]reuseport.Moved, error)
@@ -84,6 +89,7 @@ type Listener struct {
 	Address  string
 	Protocol config.Protocol   // http3 for the UDP half of an https listener
 	Closed   bool              // new clients are refused
+	Missed   uint64            // what its sinks let fall: handshakes beyond their backlog; of UDP every datagram that came there
 	Runs     map[string]uint64 // how often the program ran, by [reuseport.Reason], without zeros; nil: there is none
 }
 

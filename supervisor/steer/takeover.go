@@ -12,6 +12,7 @@ import (
 	"github.com/baton-mesh/baton/bpf/iter"
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/supervisor/ports"
 	"github.com/baton-mesh/baton/supervisor/spawn"
 )
 
@@ -181,6 +182,7 @@ func (t *Takeover) EmptyDatagrams(uint8)                               {}
 func (t *Takeover) Shift(reuseport.Shift, map[string]reuseport.Shift)  {}
 func (t *Takeover) Fence() error                                       { return nil }
 func (t *Takeover) Moved(uint8) (map[string]reuseport.Moved, error)    { return nil, nil }
+func (t *Takeover) Buffers(uint8) (map[string]ports.Buffer, error)     { return nil, nil }
 func (t *Takeover) Counts(int) (reuseport.Counts, error)               { return reuseport.Counts{}, nil }
 func (t *Takeover) EmptySinks() error                                  { return nil }
 func (t *Takeover) Detach()                                            {}
