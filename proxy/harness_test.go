@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"bufio"
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -27,6 +28,9 @@ import (
 func TestMain(m *testing.M) {
 	goroutines, fds := runtime.NumGoroutine(), openFiles()
 	code := m.Run()
+	if flag.Lookup("test.fuzz").Value.String() != "" {
+		os.Exit(code) // the fuzzing itself leaves a goroutine that waits for signals
+	}
 	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
 	if code == 0 && !within(5*time.Second, func() bool {
 		return runtime.NumGoroutine() <= goroutines && openFiles() <= fds
