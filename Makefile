@@ -19,7 +19,7 @@ export BPF2GO_CC := $(CLANG)
 LINT := bin/tools/golangci-lint-$(GOLANGCI_LINT)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test check generate verifier faults soak quic foreign jaeger collector gates listeners cost figures claim capacity vips bench install clean help
+.PHONY: build demo test check generate verifier faults soak quic foreign jaeger collector dashboards gates listeners cost figures claim capacity vips bench install clean help
 
 build: ## build bin/baton and bin/baton-proxy
 	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/ ./supervisor/cmd/baton ./proxy/cmd/baton-proxy
@@ -71,6 +71,9 @@ jaeger: build ## build Jaeger in a module of its own and show it a release (root
 
 collector: build ## build the OpenTelemetry Collector in a module of its own and show it a release (root, network, five minutes)
 	BATON_TEST_COLLECTOR=1 go test -count=1 -timeout 1h -run TestCollectorShowsARelease -v ./tests/receivers
+
+dashboards: ## hold deploy/dashboards against the types that Grafana publishes and the parser of Prometheus (network, three minutes)
+	BATON_TEST_DASHBOARDS=1 go test -count=1 -timeout 1h -run TestDashboardsAreRead -v ./tests/receivers
 
 listeners: build ## 5,000 listeners on one port: how long start, release and stop take (root)
 	BATON_TEST_LISTENERS=5000 go test -p 1 -count=1 -timeout 30m -run TestManyListeners -v ./supervisor ./tests/release

@@ -2,7 +2,6 @@ package receivers
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -31,13 +30,7 @@ func TestCollectorShowsARelease(t *testing.T) {
 
 // buildCollector puts together what testdata/collector.go.txt asks for.
 func buildCollector(t *testing.T, dir string) string {
-	text, err := os.ReadFile("testdata/collector.go.txt")
-	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, "main.go"), text, 0o600)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	copied(t, "testdata/collector.go.txt", filepath.Join(dir, "main.go"))
 	of := func(part string) string { return "go.opentelemetry.io/collector/" + part + "@v0.144.0" }
 	run(t, dir,
 		[]string{"mod", "init", "collector"},

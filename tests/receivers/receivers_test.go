@@ -1,5 +1,6 @@
-// Package receivers shows releases to receivers of traces that are not ours. Each is
-// built in a module of its own: none of it is in Baton's.
+// Package receivers shows what Baton tells to programs that are not ours: releases to
+// receivers of traces, dashboards to what reads them. Each is built in a module of its
+// own: none of it is in Baton's.
 package receivers
 
 import (
@@ -53,6 +54,18 @@ func run(t *testing.T, dir string, all ...[]string) {
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%v: %v\n%s", cmd.Args, err, out)
 		}
+	}
+}
+
+// copied copies a file.
+func copied(t *testing.T, from, to string) {
+	t.Helper()
+	text, err := os.ReadFile(from)
+	if err == nil {
+		err = os.WriteFile(to, text, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
