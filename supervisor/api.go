@@ -184,6 +184,8 @@ type GenerationStatus struct {
 	// Queues are its listening sockets', by listener, at those at which anything waits, was
 	// dropped or came from elsewhere.
 	Queues map[string]account.QueueStatus `json:"queues,omitempty"`
+	// Datagrams are its sockets of UDP, by listener, at those at which any wait or were dropped.
+	Datagrams map[string]account.DatagramQueue `json:"datagrams,omitempty"`
 }
 
 // ReleaseStatus is the release that runs.
@@ -211,5 +213,9 @@ type ListenerStatus struct {
 	// Flows counts flows of all generations by fact, as the kernel saw it.
 	Flows map[string]uint64 `json:"flows,omitempty"`
 	// Dropped counts segments that its sockets let fall, of all generations: see [account.QueueStatus].
+	// Of UDP they are datagrams.
 	Dropped uint64 `json:"dropped,omitempty"`
+	// SinkDropped is what the sockets let fall at which clients wait while nobody serves; of
+	// UDP every datagram that was nobody's.
+	SinkDropped uint64 `json:"sink_dropped,omitempty"`
 }

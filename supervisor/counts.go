@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/baton-mesh/baton/bpf/reuseport"
+	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/proxy/ledger"
 	"github.com/baton-mesh/baton/supervisor/account"
 	"github.com/baton-mesh/baton/supervisor/state"
@@ -65,6 +66,9 @@ func (s *Supervisor) readLedgers(ctx context.Context) {
 		for _, b := range s.books() {
 			b.Collect()
 		}
+		for _, q := range s.datagramQueues() {
+			q.ReadDatagrams() // of what is lost with a socket the last reading stays
+		}
 	}
 }
 
@@ -79,10 +83,22 @@ func (s *Supervisor) books() (all []*account.Book) {
 	return all
 }
 
+// datagramQueues are those of the generations that have any.
+func (s *Supervisor) datagramQueues() (all []*account.Queues) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range s.generations {
+		if g.recipe != nil && slices.ContainsFunc(g.recipe.config.Listeners, config.Listener.HasDatagrams) {
+			all = append(all, g.queues)
+		}
+	}
+	return all
+}
+
 // endAccount adds the last counts of a generation. s.mu is held.
 func (s *Supervisor) endAccount(g *generation) {
-	for name, q := range g.queues.Last() {
-		s.dropped[name] += q.Dropped
+	for name, n := range g.queues.Dropped() {
+		s.dropped[name] += n
 	}
 	if g.book == nil {
 		return
@@ -158,6 +174,19 @@ func (s *Supervisor) describeQueues(st *Status) {
 					st.Generations[i].Queues = map[string]account.QueueStatus{}
 				}
 				st.Generations[i].Queues[name] = q
+			}
+		}
+		datagrams, err := g.queues.ReadDatagrams()
+		if err != nil {
+			continue
+		}
+		for name, q := range datagrams {
+			dropped[name] += q.Dropped
+			if q.Octets > 0 || q.Dropped > 0 {
+				if st.Generations[i].Datagrams == nil {
+					st.Generations[i].Datagrams = map[string]account.DatagramQueue{}
+				}
+				st.Generations[i].Datagrams[name] = q
 			}
 		}
 	}

@@ -54,7 +54,7 @@ func (s *Supervisor) Status() Status {
 	listeners, runs := s.steering.Describe(s.slotsUsed)
 	st.Slots = runs
 	for _, l := range listeners {
-		of := ListenerStatus{Name: l.Name, Address: l.Address, Protocol: string(l.Protocol), Closed: l.Closed, Runs: l.Runs}
+		of := ListenerStatus{Name: l.Name, Address: l.Address, Protocol: string(l.Protocol), Closed: l.Closed, SinkDropped: l.Missed, Runs: l.Runs}
 		if g := s.shiftOf(strings.TrimSuffix(l.Name, contract.UDPSuffix)).current; g != nil && !l.Closed {
 			of.Generation = g.id
 		}

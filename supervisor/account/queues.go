@@ -31,14 +31,24 @@ type QueueStatus struct {
 	Full bool `json:"-"` // at one of its workers at least
 }
 
-// Queues are those of one generation's listening sockets. Nil ones are empty.
+// DatagramQueue is what waits for a generation at one listener of UDP, as
+// [steer.Listener.Name], and what found no room there.
+type DatagramQueue struct {
+	Octets uint64 `json:"octets"` // that wait, with what the kernel needs beside them
+	Room   uint64 `json:"room"`   // for so many, at all its workers together
+	// Dropped counts datagrams that its sockets let fall.
+	Dropped uint64 `json:"dropped"`
+}
+
+// Queues are those of one generation's sockets. Nil ones are empty.
 type Queues struct {
 	by      steer.Steering
 	slot    uint8
 	sockets steer.Sockets
 
-	mu   sync.Mutex
-	last map[string]QueueStatus // as last read, by listener
+	mu            sync.Mutex
+	last          map[string]QueueStatus // as last read, by listener
+	lastDatagrams map[string]DatagramQueue
 }
 
 // NewQueues are the queues of sockets that stand in a slot.
@@ -92,12 +102,42 @@ func (q *Queues) Read() (map[string]QueueStatus, error) {
 	return maps.Clone(q.last), nil
 }
 
-// Last is what was read last.
-func (q *Queues) Last() map[string]QueueStatus {
+// ReadDatagrams reads those of UDP, by listener. Of sockets that have closed it is what
+// was read last.
+func (q *Queues) ReadDatagrams() (map[string]DatagramQueue, error) {
 	if q == nil {
-		return nil
+		return nil, nil
+	}
+	found, err := q.by.Buffers(q.slot)
+	if err != nil {
+		return nil, err
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return maps.Clone(q.last)
+	for name, b := range found {
+		if q.lastDatagrams == nil {
+			q.lastDatagrams = map[string]DatagramQueue{}
+		}
+		now := DatagramQueue{Octets: uint64(b.Queued), Room: uint64(b.Room), Dropped: uint64(b.Dropped)}
+		now.Dropped = max(now.Dropped, q.lastDatagrams[name].Dropped) // a worker's socket may have gone
+		q.lastDatagrams[name] = now
+	}
+	return maps.Clone(q.lastDatagrams), nil
+}
+
+// Dropped is what its sockets had let fall when they were last read, by listener.
+func (q *Queues) Dropped() map[string]uint64 {
+	all := map[string]uint64{}
+	if q == nil {
+		return all
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for name, one := range q.last {
+		all[name] = one.Dropped
+	}
+	for name, one := range q.lastDatagrams {
+		all[name] = one.Dropped
+	}
+	return all
 }
