@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
-	"syscall"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -112,15 +111,9 @@ func Buffers() (map[uint64]Buffer, error) {
 		if len(answer) < answerLen {
 			return fmt.Errorf("sock_diag answered %d bytes, want at least %d", len(answer), answerLen)
 		}
-		attrs, err := nl.ParseRouteAttr(answer[answerLen:])
-		if err != nil {
-			return fmt.Errorf("sock_diag attributes: %w", err)
-		}
-		for _, a := range attrs {
-			if a.Attr.Type == attrMemory && len(a.Value) >= 4*(memoryDropped+1) {
-				word := func(i int) uint32 { return binary.NativeEndian.Uint32(a.Value[4*i:]) }
-				all[cookieOf(answer)] = Buffer{word(memoryQueued), word(memoryRoom), word(memoryDropped)}
-			}
+		if m := attribute(answer, attrMemory); len(m) >= 4*(memoryDropped+1) {
+			word := func(i int) uint32 { return binary.NativeEndian.Uint32(m[4*i:]) }
+			all[cookieOf(answer)] = Buffer{word(memoryQueued), word(memoryRoom), word(memoryDropped)}
 		}
 		return nil
 	})
@@ -155,20 +148,26 @@ func parseAnswer(b []byte) (Holder, error) {
 		Inode:   binary.NativeEndian.Uint32(b[68:]),
 	}
 	if b[0] == unix.AF_INET6 && addr.IsUnspecified() {
-		attrs, err := nl.ParseRouteAttr(b[answerLen:])
-		if err != nil {
-			return Holder{}, fmt.Errorf("sock_diag attributes: %w", err)
-		}
-		h.DualStack = !v6Only(attrs)
+		v6Only := attribute(b, attrV6Only)
+		h.DualStack = len(v6Only) == 0 || v6Only[0] == 0
 	}
 	return h, nil
 }
 
-func v6Only(attrs []syscall.NetlinkRouteAttr) bool {
-	for _, a := range attrs {
-		if a.Attr.Type == attrV6Only && len(a.Value) > 0 {
-			return a.Value[0] != 0
+// attribute is the value of the first attribute of a kind behind a struct
+// inet_diag_msg; nil: it is not there. Each has its length and its kind, two octets
+// each, then the value, up to a multiple of four (netlink(7)).
+func attribute(answer []byte, kind uint16) []byte {
+	const head = 4
+	for b := answer[answerLen:]; len(b) >= head; {
+		n := int(binary.NativeEndian.Uint16(b))
+		if n < head || n > len(b) {
+			return nil
 		}
+		if binary.NativeEndian.Uint16(b[2:]) == kind {
+			return b[head:n]
+		}
+		b = b[min((n+3)&^3, len(b)):]
 	}
-	return false
+	return nil
 }
