@@ -17,7 +17,7 @@ func TestSYNAgain(t *testing.T) {
 	for i := range ring {
 		ring[i] = 2
 	}
-	if err := b.SetRings(map[uint32][]uint32{3: ring}); err != nil {
+	if err := setRing(b, 3, ring); err != nil {
 		t.Fatal(err)
 	}
 	if _, to := verdictOf(t, b, fromPort(40001, frame(vip4, isTCP, 443, tcp(syn)))); to != mac2 {
@@ -46,7 +46,7 @@ func TestPlaceOfAnotherAddress(t *testing.T) {
 	for i := range ring {
 		ring[i] = 2
 	}
-	if err := b.SetRings(map[uint32][]uint32{3: ring}); err != nil {
+	if err := setRing(b, 3, ring); err != nil {
 		t.Fatal(err)
 	}
 	other := [6]byte{2, 9}

@@ -217,7 +217,7 @@ func TestSilentDatagrams(t *testing.T) {
 		for i := range table {
 			table[i] = 2
 		}
-		if err := b.SetRings(map[uint32][]uint32{3: table}); err != nil {
+		if err := setRing(b, 3, table); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(50 * time.Millisecond) // several ticks of the clock that is read

@@ -69,7 +69,7 @@ func TestFlowsOfAHash(t *testing.T) {
 	for i := range table {
 		table[i] = 1
 	}
-	must(next.SetRings(map[uint32][]uint32{3: table}))
+	must(setRing(next, 3, table))
 	must(next.objs.Links.Put(uint32(loopback), xdpLink{Ifindex: loopback, Mac: ours}))
 	from := func(client string, f []byte) []byte {
 		copy(f[14+12:], netip.MustParseAddr(client).AsSlice())

@@ -80,7 +80,7 @@ func TestManyCPUsInOneSet(t *testing.T) {
 	for i := range ring {
 		ring[i] = uint32(1 + i%2)
 	}
-	if err := b.SetRings(map[uint32][]uint32{3: ring}); err != nil {
+	if err := setRing(b, 3, ring); err != nil {
 		t.Fatal(err)
 	}
 	// Twice as many flows as there is room for: with this seed they have one set.

@@ -182,7 +182,7 @@ func (w *world) setRing(id uint32) error {
 		table[i] = uint32(w.rnd.IntN(7)) // 0 too, which is nobody
 	}
 	w.m.rings[id] = table
-	return w.b.SetRings(map[uint32][]uint32{id: table})
+	return setRing(w.b, id, table)
 }
 
 func (w *world) changeReal(index uint32) error {

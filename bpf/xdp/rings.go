@@ -3,9 +3,7 @@ package xdp
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"runtime"
-	"slices"
 	"sync"
 	"unsafe"
 
@@ -36,9 +34,9 @@ func memory[E any](m *ebpf.Map) (elements []E, release func() error, err error) 
 }
 
 // SetRings replaces whole rings. A packet sees the old one or the new one. In a
-// change of many rings one call is much faster than many.
-func (b *Balancer) SetRings(rings map[uint32][]uint32) error {
-	ids := slices.Collect(maps.Keys(rings))
+// change of many rings one call is much faster than many. fill writes the reals of a
+// ring's slots into table, which has anything in it; it is called on every core at once.
+func (b *Balancer) SetRings(ids []uint32, fill func(id uint32, table []uint32)) error {
 	made, errs := make([]*ebpf.Map, len(ids)), make([]error, len(ids))
 	defer func() {
 		for _, m := range made {
@@ -49,8 +47,10 @@ func (b *Balancer) SetRings(rings map[uint32][]uint32) error {
 	var workers sync.WaitGroup
 	for range min(runtime.GOMAXPROCS(0), len(ids)) {
 		workers.Go(func() {
+			table := make([]uint32, b.ringSize)
 			for i := range next {
-				made[i], errs[i] = newRing(b.ring, rings[ids[i]])
+				fill(ids[i], table)
+				made[i], errs[i] = newRing(b.ring, table)
 			}
 		})
 	}
@@ -88,9 +88,6 @@ func newRing(spec *ebpf.MapSpec, table []uint32) (_ *ebpf.Map, err error) {
 }
 
 func fillRing(m *ebpf.Map, table []uint32) error {
-	if n := int(m.MaxEntries()) * slotsPerElement; len(table) > n {
-		return fmt.Errorf("a ring of %d slots, where there is room for %d", len(table), n)
-	}
 	elements, release, err := memory[slots](m)
 	if err != nil {
 		return err

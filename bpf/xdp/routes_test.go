@@ -139,7 +139,7 @@ func TestRoutes(t *testing.T) {
 	}
 	inHost(func() error {
 		ring := slices.Repeat([]uint32{1}, 251)
-		if err := w.b.SetRings(map[uint32][]uint32{0: ring}); err != nil {
+		if err := setRing(w.b, 0, ring); err != nil {
 			return err
 		}
 		// Another address in a place is another node: no packet is of a flow that the

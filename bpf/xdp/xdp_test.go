@@ -58,11 +58,16 @@ func openWith(t *testing.T, o Options) *Balancer {
 	for i := range table {
 		table[i] = 1
 	}
-	must(b.SetRings(map[uint32][]uint32{3: table}))
+	must(setRing(b, 3, table))
 	must(b.SetVIP(VIP{vip4, 443, false}, VIPEntry{Ring: 3}))
 	must(b.SetVIP(VIP{vip4, 443, true}, VIPEntry{Ring: 3, QUIC: true}))
 	must(b.SetVIP(VIP{vip6, 0, false}, VIPEntry{Ring: 3}))
 	return b
+}
+
+// setRing has a ring name these reals.
+func setRing(b *Balancer, id uint32, reals []uint32) error {
+	return b.SetRings([]uint32{id}, func(_ uint32, table []uint32) { copy(table, reals) })
 }
 
 func reopen(t *testing.T, dir string) *Balancer {
@@ -233,7 +238,7 @@ func TestRealsThatGo(t *testing.T) {
 	if err := b.SetReal(2, second); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.SetRings(map[uint32][]uint32{3: ring}); err != nil {
+	if err := setRing(b, 3, ring); err != nil {
 		t.Fatal(err)
 	}
 	if _, to := verdictOf(t, b, flow); to != mac1 {

@@ -25,14 +25,17 @@ type fakeKernel struct {
 	broken func() bool    // whether the next write fails
 	forgot map[uint32]int // how often each index was forgotten
 	writes int
+	// ringSize is the number of slots.
+	ringSize int
 	// allowed is the reals that each VIP may have. nil: any.
 	allowed map[VIP]map[netip.Addr]bool
 	wrong   error // what was found between two writes
 }
 
-func newFakeKernel() *fakeKernel {
+func newFakeKernel(ringSize int) *fakeKernel {
 	return &fakeKernel{
-		reals: map[uint32]Real{}, ids: map[uint32]uint32{}, rings: map[uint32][]uint32{},
+		ringSize: ringSize,
+		reals:    map[uint32]Real{}, ids: map[uint32]uint32{}, rings: map[uint32][]uint32{},
 		vips: map[VIP]VIPEntry{}, forgot: map[uint32]int{},
 	}
 }
@@ -121,9 +124,11 @@ func (k *fakeKernel) DeleteServerID(id uint32) error {
 	return k.write(func() error { delete(k.ids, id); return nil })
 }
 
-func (k *fakeKernel) SetRings(rings map[uint32][]uint32) error {
+func (k *fakeKernel) SetRings(ids []uint32, fill func(id uint32, table []uint32)) error {
 	return k.write(func() error {
-		for id, table := range rings {
+		for _, id := range ids {
+			table := make([]uint32, k.ringSize)
+			fill(id, table)
 			for _, i := range table {
 				if _, ok := k.reals[i]; !ok && i != 0 {
 					return fmt.Errorf("ring %d names real %d, which is not there", id, i)
@@ -194,7 +199,7 @@ var errDead = errors.New("connection refused")
 
 func newWorld(t *testing.T, conf *config.Balancer, size int) *world {
 	return &world{
-		t: t, kernel: newFakeKernel(), conf: conf, size: size,
+		t: t, kernel: newFakeKernel(size), conf: conf, size: size,
 		dead: map[netip.Addr]bool{}, lost: map[netip.Addr]bool{}, reports: map[netip.Addr]func(error){},
 	}
 }

@@ -15,8 +15,9 @@ type Kernel interface {
 	// SetServerID says which real an id names.
 	SetServerID(id, index uint32) error
 	DeleteServerID(id uint32) error
-	// SetRings replaces whole rings. No packet sees a part of one.
-	SetRings(rings map[uint32][]uint32) error
+	// SetRings replaces whole rings. No packet sees a part of one. fill writes one into
+	// a table, on several goroutines.
+	SetRings(ids []uint32, fill func(id uint32, table []uint32)) error
 	DeleteRing(ring uint32) error
 	SetVIP(v VIP, to VIPEntry) error
 	DeleteVIP(v VIP) error

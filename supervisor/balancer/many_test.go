@@ -43,9 +43,9 @@ func manyFile(vips, reals, own, weight int) string {
 }
 
 // manyKernel is the real one where the figures are asked for.
-func manyKernel(t *testing.T) Kernel {
+func manyKernel(t *testing.T, ringSize int) Kernel {
 	if os.Getenv("BATON_TEST_MANY") == "" {
-		return newFakeKernel()
+		return newFakeKernel(ringSize)
 	}
 	need.Root(t, "loading BPF programs")
 	dir := t.TempDir()
@@ -117,7 +117,7 @@ func TestManyVIPs(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Logf("reading the file: %v", time.Since(began))
-			k := manyKernel(t)
+			k := manyKernel(t, size)
 			free := available(t)
 			run := func() (*Balancer, func()) {
 				began := time.Now()

@@ -32,7 +32,7 @@ func newMirror(t *testing.T, size int) *mirror {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { b.Close() })
-	return &mirror{newFakeKernel(), b}
+	return &mirror{newFakeKernel(size), b}
 }
 
 func (m *mirror) SetReal(index uint32, r Real) error {
@@ -63,11 +63,11 @@ func (m *mirror) DeleteServerID(id uint32) error {
 	return m.real.DeleteServerID(id)
 }
 
-func (m *mirror) SetRings(rings map[uint32][]uint32) error {
-	if err := m.fakeKernel.SetRings(rings); err != nil {
+func (m *mirror) SetRings(ids []uint32, fill func(id uint32, table []uint32)) error {
+	if err := m.fakeKernel.SetRings(ids, fill); err != nil {
 		return err
 	}
-	return m.real.SetRings(rings)
+	return m.real.SetRings(ids, fill)
 }
 
 func (m *mirror) DeleteRing(ring uint32) error {

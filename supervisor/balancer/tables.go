@@ -4,9 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"runtime"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/baton-mesh/baton/supervisor/balancer/maglev"
@@ -43,7 +41,7 @@ func (b *Balancer) want(now time.Time) (Tables, time.Duration) {
 }
 
 // ringsAtOnce bounds the rings that are in memory twice while they are replaced,
-// 128 KiB each in the kernel and 256 KiB here.
+// 128 KiB each in the kernel.
 const ringsAtOnce = 256
 
 // apply brings the kernel from what it has to w. In this order a packet never
@@ -72,8 +70,9 @@ func (b *Balancer) apply(w Tables) error {
 			changed[id] = shares
 		}
 	}
+	fill := b.fill(changed, w.Reals)
 	for ids := range slices.Chunk(slices.Sorted(maps.Keys(changed)), ringsAtOnce) {
-		if try(len(ids), "set rings", b.kernel.SetRings(b.fill(ids, changed, w.Reals))) {
+		if try(len(ids), "set rings", b.kernel.SetRings(ids, fill)) {
 			for _, id := range ids {
 				have.Rings[id] = changed[id]
 			}
@@ -129,39 +128,19 @@ func (b *Balancer) holds(index uint32) bool {
 	return ok
 }
 
-// fill makes rings of shares, on every core.
-func (b *Balancer) fill(ids []uint32, rings map[uint32][]Share, reals map[uint32]Real) map[uint32][]uint32 {
-	backends := map[uint32]maglev.Backend{}
+// fill is what writes one of the rings, made of shares in these reals.
+func (b *Balancer) fill(rings map[uint32][]Share, reals map[uint32]Real) func(id uint32, table []uint32) {
+	backends := make([]maglev.Backend, maxReals)
 	for index, r := range reals {
 		key := r.Addr.String()
 		backends[index] = maglev.Backend{Key: key, Value: index, Way: maglev.WayOf(key, b.ringSize)}
 	}
-	var (
-		mu     sync.Mutex
-		filled = make(map[uint32][]uint32, len(ids))
-		next   = make(chan uint32)
-		group  sync.WaitGroup
-	)
-	for range min(runtime.GOMAXPROCS(0), len(ids)) {
-		group.Go(func() {
-			for id := range next {
-				of := make([]maglev.Backend, len(rings[id]))
-				for i, s := range rings[id] {
-					of[i] = backends[s.Index]
-					of[i].Weight = s.Weight
-				}
-				table := make([]uint32, b.ringSize)
-				maglev.Fill(table, of)
-				mu.Lock()
-				filled[id] = table
-				mu.Unlock()
-			}
-		})
+	return func(id uint32, table []uint32) {
+		of := make([]maglev.Backend, len(rings[id]))
+		for i, s := range rings[id] {
+			of[i] = backends[s.Index]
+			of[i].Weight = s.Weight
+		}
+		maglev.Fill(table, of)
 	}
-	for _, id := range ids {
-		next <- id
-	}
-	close(next)
-	group.Wait()
-	return filled
 }

@@ -50,7 +50,6 @@ func (l *lab) ports(n int) (tcp, udp []clientPort) {
 		l.t.Fatal(err)
 	}
 	defer b.Close()
-	rings := map[uint32][]uint32{0: make([]uint32, maglev.Small), 1: make([]uint32, maglev.Small)}
 	var all []maglev.Backend
 	for i, node := range l.nodes {
 		all = append(all, maglev.Backend{Key: node.host.Addr4.String(), Value: uint32(i + 1), Weight: 1})
@@ -58,9 +57,9 @@ func (l *lab) ports(n int) (tcp, udp []clientPort) {
 			l.t.Fatal(err)
 		}
 	}
-	maglev.Fill(rings[0], all)
-	maglev.Fill(rings[1], all[:len(all)-1])
-	if err := b.SetRings(rings); err != nil {
+	if err := b.SetRings([]uint32{0, 1}, func(ring uint32, table []uint32) {
+		maglev.Fill(table, all[:len(all)-int(ring)])
+	}); err != nil {
 		l.t.Fatal(err)
 	}
 	return l.portsFor(b, n, unix.IPPROTO_TCP, vipTCP), l.portsFor(b, n, unix.IPPROTO_UDP, vipQUIC)
