@@ -3,6 +3,7 @@ package supervisor
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -270,10 +271,13 @@ func (s *Supervisor) Adopted() bool {
 
 // adopt makes the generations that were found those of this supervisor: puts what
 // they have with the keeper, reads from the kernel where new flows go, goes on with
-// drains, and undoes the release that was under way.
-func (s *Supervisor) adopt() {
+// drains, and undoes the release that was under way. It reports whether new flows
+// may have moved, since shortly before that supervisor died. left is what its record said.
+func (s *Supervisor) adopt(left string) (moved bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	moved = s.state.Release != nil
+	shared, own := s.shiftsInKernel()
 	for _, g := range s.generations {
 		if g.leftover() {
 			continue
@@ -308,7 +312,19 @@ func (s *Supervisor) adopt() {
 			s.retire(g, max(time.Until(g.deadline), time.Second))
 		}
 	}
-	s.note()
+	if s.compose(); s.state.Text() != left {
+		s.note()
+	}
+	now, nowOwn := s.shiftsInKernel()
+	return moved || now != shared || !maps.Equal(nowOwn, own)
+}
+
+// shiftsInKernel are the shifts by which flows go; nothing where none do. s.mu is held.
+func (s *Supervisor) shiftsInKernel() (shared reuseport.Shift, own map[string]reuseport.Shift) {
+	if by, ok := s.steering.(*steer.BPF); ok {
+		return by.SharedShift(), by.OwnShifts()
+	}
+	return reuseport.Shift{}, nil
 }
 
 // emptyDead takes the slots of generations that ended while there was no supervisor

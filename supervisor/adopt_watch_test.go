@@ -72,7 +72,7 @@ func TestDismissedCandidateIsForgotten(t *testing.T) {
 	serves, candidate := left(t, 1, Serving, sleeper()), left(t, 2, Ready, sleeper())
 	s := adopting(t, serves, candidate)
 	s.state.Release = &state.Release{ID: 7, Candidate: 2, Previous: 1}
-	s.adopt()
+	s.adopt("")
 	eventually(t, "the candidate is forgotten", func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -85,7 +85,7 @@ func TestDismissedCandidateIsForgotten(t *testing.T) {
 func TestAdoptedIsNotAbandoned(t *testing.T) {
 	g := left(t, 1, Serving, sleeper())
 	s := adopting(t, g)
-	s.adopt()
+	s.adopt("")
 	close(s.abandon)
 	time.Sleep(200 * time.Millisecond) // whoever looks at it now and then has looked
 	s.mu.Lock()

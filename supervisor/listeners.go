@@ -45,14 +45,17 @@ func (s *Supervisor) openListeners() error {
 
 // openAdopted opens the listeners of who was found to serve, under their names, and
 // gives them who came before that was known. With nobody in the shift those of the file
-// open, as they do at a first start.
-func (s *Supervisor) openAdopted() error {
+// open, as they do at a first start. moved says that packets may be on their way by
+// another shift than the one in force.
+func (s *Supervisor) openAdopted(moved bool) error {
 	by, ok := s.steering.(*steer.BPF)
 	if !ok {
 		return nil
 	}
-	if err := by.Fence(); err != nil { // an interrupted release may just have been undone
-		return err
+	if moved { // an interrupted release may just have been undone
+		if err := by.Fence(); err != nil {
+			return err
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -12,6 +12,14 @@ import (
 
 // persist writes the state file. s.mu is held.
 func (s *Supervisor) persist() error {
+	s.compose()
+	s.state.Clock = state.Now()
+	s.unsaved = s.file.Save(s.state)
+	return s.unsaved
+}
+
+// compose makes the record say what is so. s.mu is held.
+func (s *Supervisor) compose() {
 	s.state.Generations = s.state.Generations[:0]
 	for _, g := range s.generations {
 		s.state.Generations = append(s.state.Generations, g.record())
@@ -30,9 +38,7 @@ func (s *Supervisor) persist() error {
 			s.state.Release.Previous = r.previous.id
 		}
 	}
-	s.state.Salt, s.state.Clock = s.shift.salt, state.Now()
-	s.unsaved = s.file.Save(s.state)
-	return s.unsaved
+	s.state.Salt = s.shift.salt
 }
 
 // note is persist where nothing can be done about a failure. s.mu is held.

@@ -161,7 +161,7 @@ func New(o Options) (_ *Supervisor, err error) {
 	if err := doctor.Files(s.config); err != nil {
 		return nil, err
 	}
-	mode, why, err := steer.Choose(s.config.Steering)
+	mode, why, err := steer.Choose(s.config.Steering, steer.Pins(instanceName(s.config.RuntimeDir)))
 	if err != nil {
 		return nil, err
 	}
@@ -179,8 +179,11 @@ func New(o Options) (_ *Supervisor, err error) {
 	if s.state.Clock != (state.Clock{}) {
 		s.state.SetTo(state.Now())
 	}
-	if err := s.file.Save(s.state); err != nil {
-		return nil, fmt.Errorf("runtime_dir: %w", err)
+	left := s.state.Text()
+	if len(s.state.Generations) == 0 { // else a disk that is slow or full must not keep this one from adopting
+		if err := s.file.Save(s.state); err != nil {
+			return nil, fmt.Errorf("runtime_dir: %w", err)
+		}
 	}
 	if s.notify, err = notify.Listen(filepath.Join(dir, "notify")); err != nil {
 		return nil, fmt.Errorf("notify socket: %w", err)
@@ -193,9 +196,12 @@ func New(o Options) (_ *Supervisor, err error) {
 	}
 	s.findLeft(s.unclaimed)
 	s.goOnWith()
-	if err := s.openHistory(); err != nil {
-		return nil, err
-	}
+	history := beside(s.openHistory)
+	defer func() {
+		if err != nil {
+			history() // before it is closed
+		}
+	}()
 	if err := s.refuseStrangers(s.config); err != nil {
 		return nil, err
 	}
@@ -213,14 +219,25 @@ func New(o Options) (_ *Supervisor, err error) {
 		}
 		s.log.Error("the keys of connection IDs stay as they were", "error", err)
 	}
-	s.adopt()
-	if err := s.openAdopted(); err != nil {
+	if err := history(); err != nil {
+		return nil, err
+	}
+	moved := s.adopt(left)
+	if err := s.openAdopted(moved); err != nil {
 		return nil, err
 	}
 	if s.Adopted() || !s.steering.Chooses() {
 		s.forgetLeft()
 	} // else what clients wait in is closed when somebody can take it, see handOver
 	return s, nil
+}
+
+// beside begins something at once; the result waits for its end.
+func beside(do func() error) func() error {
+	ended := make(chan struct{})
+	var err error
+	go func() { defer close(ended); err = do() }()
+	return func() error { <-ended; return err }
 }
 
 // Run starts the first generation, unless one was adopted, and then serves requests until ctx ends;

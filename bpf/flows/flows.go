@@ -30,6 +30,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 
+	"github.com/baton-mesh/baton/bpf/internal/built"
 	"github.com/baton-mesh/baton/bpf/internal/patient"
 )
 
@@ -82,68 +83,138 @@ const layout = "flows-v1"
 // Open attaches the programs, sockops to the cgroup whose directory is given,
 // beside any that others have attached there. When dir is not empty it is a
 // directory of a BPF file system, and everything is pinned below dir/flows-v1:
-// accounts and marks of an earlier process go on without a gap.
+// accounts and marks of an earlier process go on without a gap, and so do its programs
+// where they are of this build and hang where they should.
 func Open(cgroup, dir string) (_ *Flows, err error) {
-	spec, err := loadFlows()
+	info, err := os.Stat(cgroup)
 	if err != nil {
 		return nil, err
 	}
 	f := new(Flows)
-	var o ebpf.CollectionOptions
 	if dir != "" {
 		f.dir = filepath.Join(dir, layout)
 		if err := os.MkdirAll(f.dir, 0o700); err != nil {
 			return nil, fmt.Errorf("make the pin directory: %w", err)
 		}
+	}
+	inode := info.Sys().(*syscall.Stat_t).Ino
+	hooks := []hook{
+		{"cgroup-" + strconv.FormatUint(inode, 10), built.Of(flowsProgFlows, _FlowsBytes), &f.objs.Flows, func(p *ebpf.Program) (link.Link, error) {
+			return link.AttachCgroup(link.CgroupOptions{Path: cgroup, Attach: ebpf.AttachCGroupSockOps, Program: p})
+		}},
+		{"tcp_send_reset", built.Of(flowsProgResetSent, _FlowsBytes), &f.objs.ResetSent, attachTracing},
+		{"tcp_receive_reset", built.Of(flowsProgResetReceived, _FlowsBytes), &f.objs.ResetReceived, attachTracing},
+	}
+	if f.reopen(hooks, inode) == nil {
+		return f, nil
+	}
+	if err := f.load(hooks); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// hook is where a program hangs, and how its link is pinned.
+type hook struct {
+	name    string
+	program built.Program
+	loaded  **ebpf.Program
+	attach  func(*ebpf.Program) (link.Link, error)
+}
+
+func attachTracing(p *ebpf.Program) (link.Link, error) {
+	return link.AttachTracing(link.TracingOptions{Program: p})
+}
+
+// reopen goes on with what an earlier process has attached. An error says that not all
+// of it is there, or that another build's hangs in its place, or hung on a cgroup that
+// is gone and had the inode of this one; nothing is held then.
+func (f *Flows) reopen(hooks []hook, inode uint64) (err error) {
+	if f.dir == "" {
+		return os.ErrNotExist
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			f.objs, f.links = flowsObjects{}, nil
+		}
+	}()
+	for name, m := range map[string]**ebpf.Map{flowsMapMarks: &f.objs.Marks, flowsMapAccounts: &f.objs.Accounts} {
+		if *m, err = ebpf.LoadPinnedMap(filepath.Join(f.dir, name), nil); err != nil {
+			return err
+		}
+	}
+	for _, h := range hooks {
+		if *h.loaded, err = h.program.Open(f.dir, f.objs.Marks, f.objs.Accounts); err != nil {
+			return err
+		}
+		l, err := link.LoadPinnedLink(filepath.Join(f.dir, h.name), nil)
+		if err != nil {
+			return err
+		}
+		f.links = append(f.links, l)
+		if err := runs(l, *h.loaded, inode); err != nil {
+			return fmt.Errorf("%s: %w", h.name, err)
+		}
+	}
+	return nil
+}
+
+// runs says why a link does not run a program, or not on the cgroup with this inode,
+// where it is for one.
+func runs(l link.Link, p *ebpf.Program, inode uint64) error {
+	of, err := l.Info()
+	if err != nil {
+		return err
+	}
+	if on := of.Cgroup(); on != nil && on.CgroupId != inode {
+		return errors.New("it hangs on another cgroup")
+	}
+	is, err := p.Info()
+	if err != nil {
+		return err
+	}
+	if id, ok := is.ID(); !ok || id != of.Program {
+		return errors.New("another program hangs there")
+	}
+	return nil
+}
+
+func (f *Flows) load(hooks []hook) error {
+	spec, err := loadFlows()
+	if err != nil {
+		return err
+	}
+	var o ebpf.CollectionOptions
+	if f.dir != "" {
 		o.Maps.PinPath = f.dir
 		for _, name := range []string{flowsMapMarks, flowsMapAccounts} {
 			spec.Maps[name].Pinning = ebpf.PinByName
 		}
 	}
 	if err := spec.LoadAndAssign(&f.objs, &o); err != nil {
-		return nil, fmt.Errorf("load the account of flows: %w", err)
+		return fmt.Errorf("load the account of flows: %w", err)
 	}
-	defer func() {
+	for _, h := range hooks {
+		l, err := h.attach(*h.loaded)
 		if err != nil {
-			f.Close()
-		}
-	}()
-	info, err := os.Stat(cgroup)
-	if err != nil {
-		return nil, err
-	}
-	inode := info.Sys().(*syscall.Stat_t).Ino
-	for _, hook := range []struct {
-		name   string
-		attach func() (link.Link, error)
-	}{
-		{"cgroup-" + strconv.FormatUint(inode, 10), func() (link.Link, error) {
-			return link.AttachCgroup(link.CgroupOptions{Path: cgroup, Attach: ebpf.AttachCGroupSockOps, Program: f.objs.Flows})
-		}},
-		{"tcp_send_reset", func() (link.Link, error) {
-			return link.AttachTracing(link.TracingOptions{Program: f.objs.ResetSent})
-		}},
-		{"tcp_receive_reset", func() (link.Link, error) {
-			return link.AttachTracing(link.TracingOptions{Program: f.objs.ResetReceived})
-		}},
-	} {
-		l, err := hook.attach()
-		if err != nil {
-			return nil, fmt.Errorf("attach the account of flows to %s: %w", hook.name, err)
+			return fmt.Errorf("attach the account of flows to %s: %w", h.name, err)
 		}
 		f.links = append(f.links, l)
-		if f.dir != "" {
-			// Ours first, then theirs goes: no flow is counted twice, none is missed.
-			path := filepath.Join(f.dir, hook.name)
-			if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-				return nil, err
-			}
-			if err := l.Pin(path); err != nil {
-				return nil, fmt.Errorf("pin the account of flows: %w", err)
-			}
+		if f.dir == "" {
+			continue
+		}
+		// Ours first, then theirs goes: no flow is counted twice, none is missed.
+		path := filepath.Join(f.dir, h.name)
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if err := errors.Join(l.Pin(path), h.program.Pin(f.dir, *h.loaded)); err != nil {
+			return fmt.Errorf("pin the account of flows: %w", err)
 		}
 	}
-	return f, nil
+	return nil
 }
 
 // Account opens the account of a generation on a listener, with nothing in it,

@@ -9,10 +9,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 
+	"github.com/baton-mesh/baton/bpf/internal/built"
 	"github.com/baton-mesh/baton/bpf/internal/patient"
 )
 
@@ -38,16 +41,33 @@ type Queue struct {
 // Queues reads the queues of the listening sockets of one network namespace.
 // It may be used by one goroutine at a time.
 type Queues struct {
+	dir  string // where it is pinned; empty: nowhere
 	objs queuesObjects
 	iter *link.Iter
 }
 
+const (
+	// mostAsked is how many sockets can be asked about at once: as many as there are in
+	// the tables of package reuseport. The map has a bucket for each.
+	mostAsked = 1 << 18
+	// layout names the pinned map's version, as in package reuseport.
+	layout = "iter-v1"
+)
+
 // Open loads the iterator. The namespace it sees is the one of the thread that
-// later calls [Queues.Read].
-func Open() (*Queues, error) {
+// later calls [Queues.Read]. When dir is not empty it is a directory of a BPF file
+// system, and the iterator is pinned below dir/iter-v1: it is not loaded again where
+// an earlier process of this build has left it. One process at a time may use it.
+func Open(dir string) (*Queues, error) {
 	q := new(Queues)
-	if err := loadQueuesObjects(&q.objs, nil); err != nil {
-		return nil, fmt.Errorf("load iter/tcp: %w", err)
+	program := built.Of(queuesProgQueues, _QueuesBytes)
+	if dir != "" {
+		q.dir = filepath.Join(dir, layout)
+	}
+	if err := q.reopen(program); err != nil {
+		if err := q.load(program); err != nil {
+			return nil, fmt.Errorf("load iter/tcp: %w", err)
+		}
 	}
 	it, err := link.AttachIter(link.IterOptions{Program: q.objs.Queues})
 	if err != nil {
@@ -58,10 +78,75 @@ func Open() (*Queues, error) {
 	return q, nil
 }
 
+// reopen finds what an earlier process has pinned. It may have died while it asked.
+func (q *Queues) reopen(program built.Program) (err error) {
+	if q.dir == "" {
+		return os.ErrNotExist
+	}
+	defer func() {
+		if err != nil {
+			q.objs.Close()
+			q.objs = queuesObjects{}
+		}
+	}()
+	if q.objs.Wanted, err = ebpf.LoadPinnedMap(filepath.Join(q.dir, queuesMapWanted), nil); err != nil {
+		return err
+	}
+	if q.objs.Queues, err = program.Open(q.dir, q.objs.Wanted); err != nil {
+		return err
+	}
+	var cookie uint64
+	var mark uint8
+	var left []uint64
+	all := q.objs.Wanted.Iterate()
+	for all.Next(&cookie, &mark) {
+		left = append(left, cookie)
+	}
+	if err := all.Err(); err != nil || len(left) == 0 {
+		return err
+	}
+	return q.unwant(left)
+}
+
+func (q *Queues) load(program built.Program) error {
+	spec, err := loadQueues()
+	if err != nil {
+		return err
+	}
+	spec.Maps[queuesMapWanted].MaxEntries = mostAsked
+	if err := spec.LoadAndAssign(&q.objs, nil); err != nil || q.dir == "" {
+		return err
+	}
+	// Not to be had, a pin is no reason to have no iterator.
+	err = os.RemoveAll(q.dir)
+	if err == nil {
+		err = os.MkdirAll(q.dir, 0o700)
+	}
+	if err == nil {
+		err = q.objs.Wanted.Pin(filepath.Join(q.dir, queuesMapWanted))
+	}
+	if err == nil {
+		err = program.Pin(q.dir, q.objs.Queues)
+	}
+	if err != nil {
+		os.RemoveAll(q.dir)
+		q.dir = ""
+	}
+	return nil
+}
+
+// Unpin takes the pins away.
+func (q *Queues) Unpin() error {
+	if q.dir == "" {
+		return nil
+	}
+	return os.RemoveAll(q.dir)
+}
+
 // Supported loads and frees the iterator: nil where this kernel and these
 // privileges allow it.
 func Supported() error {
-	q, err := Open()
+	q, err := Open("")
 	if err != nil {
 		return err
 	}
@@ -132,7 +217,7 @@ func (q *Queues) unwant(cookies []uint64) error {
 	return errors.Join(errs...)
 }
 
-// Close frees the iterator.
+// Close gives back what this process holds.
 func (q *Queues) Close() error {
 	return errors.Join(q.iter.Close(), q.objs.Close())
 }

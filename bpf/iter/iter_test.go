@@ -40,7 +40,7 @@ func listen(t testing.TB) (net.Listener, uint64) {
 
 // Half-open connections need a link that loses packets: tests/packetpath has them.
 func TestAcceptQueues(t *testing.T) {
-	q, err := Open()
+	q, err := Open("")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +74,7 @@ func TestAcceptQueues(t *testing.T) {
 
 // Thousands at once, one of them twice, leave nothing behind.
 func TestManyAreAskedAndForgotten(t *testing.T) {
-	q, err := Open()
+	q, err := Open("")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +98,7 @@ func TestManyAreAskedAndForgotten(t *testing.T) {
 }
 
 func BenchmarkRead(b *testing.B) {
-	q, err := Open()
+	q, err := Open("")
 	if err != nil {
 		b.Fatal(err)
 	}

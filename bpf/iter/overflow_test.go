@@ -10,7 +10,7 @@ import (
 
 // A listener whose accept queue is full drops SYNs, and they are counted.
 func TestOverflow(t *testing.T) {
-	q, err := Open()
+	q, err := Open("")
 	if err != nil {
 		t.Fatal(err)
 	}

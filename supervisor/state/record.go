@@ -1,6 +1,7 @@
 package state
 
 import (
+	"encoding/json"
 	"os"
 	"strings"
 	"time"
@@ -70,6 +71,16 @@ func (st *Record) SetTo(at Clock) {
 		}
 	}
 	st.Clock = at
+}
+
+// Text is what a record says, whenever it was written: the same for two that say the same.
+func (st Record) Text() string {
+	st.Version, st.Clock = st.layout(), Clock{}
+	data, err := json.Marshal(st)
+	if err != nil {
+		return err.Error() // File.Save says it, too
+	}
+	return string(data)
 }
 
 // Generation is one as the next supervisor finds it. What it cannot

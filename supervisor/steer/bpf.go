@@ -100,7 +100,7 @@ func OpenBPF(o Options) (_ *BPF, err error) {
 		return nil, err
 	}
 	s.datagrams = &datagrams{node: s.node, serverID: o.ServerID, at: s.at, ids: o.Keys}
-	if s.queues, err = iter.Open(); err != nil {
+	if s.queues, err = iter.Open(o.Pins); err != nil {
 		return nil, err
 	}
 	return s, s.addAll(o.Listeners, fresh)
@@ -278,6 +278,9 @@ func (s *BPF) Close() error {
 	var err error
 	if s.node != nil {
 		err = s.node.Unpin()
+	}
+	if s.queues != nil {
+		err = errors.Join(err, s.queues.Unpin())
 	}
 	return errors.Join(err, s.release())
 }

@@ -102,8 +102,9 @@ type SlotRuns struct {
 
 // Choose turns what the configuration asks for into the mode that runs, with the
 // reason where that is not the best there is. Asked for in words, a mode is taken
-// or refused; only auto gives way.
-func Choose(want config.Steering) (mode config.Steering, why string, err error) {
+// or refused; only auto gives way. What pins (see [Pins]) shows to have been loaded since
+// the machine started is not tried again.
+func Choose(want config.Steering, pins string) (mode config.Steering, why string, err error) {
 	switch want {
 	case config.SteeringTakeover:
 		return config.SteeringTakeover, "the configuration says so", nil
@@ -111,6 +112,9 @@ func Choose(want config.Steering) (mode config.Steering, why string, err error) 
 		return config.SteeringBPF, "", doctor.Missing()
 	}
 	lack := doctor.Missing()
+	if lack == nil && reuseport.Pinned(pins) == nil {
+		return config.SteeringBPF, "", nil
+	}
 	for _, try := range []func() error{reuseport.Supported, iter.Supported} {
 		if lack == nil {
 			lack = try()
