@@ -32,7 +32,7 @@ func ticks(d time.Duration) uint32 { return uint32(min(uint64(d)>>tickShift, 1<<
 func (b *Balancer) openFlows(spec *ebpf.MapSpec) (seed uint64, err error) {
 	m, err := ebpf.NewMapWithOptions(spec, ebpf.MapOptions{PinPath: b.dir})
 	if err != nil {
-		return 0, fmt.Errorf("open the connection table: %w", err)
+		return 0, explained(fmt.Errorf("open the connection table: %w", err))
 	}
 	defer m.Close()
 	table, release, err := memory[xdpFlowSet](m)

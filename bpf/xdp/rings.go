@@ -69,7 +69,7 @@ func (b *Balancer) SetRings(ids []uint32, fill func(id uint32, table []uint32)) 
 	// One write for all: after each the kernel waits until no program has the old
 	// ring any more (maybe_wait_bpf_programs in kernel/bpf/syscall.c).
 	if _, err := b.objs.Rings.BatchUpdate(ids, fds, nil); err != nil {
-		return fmt.Errorf("replace rings: %w", err)
+		return explained(fmt.Errorf("replace rings: %w", err))
 	}
 	return nil
 }

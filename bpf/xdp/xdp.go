@@ -148,7 +148,7 @@ func Open(o Options) (*Balancer, error) {
 		return nil, err
 	}
 	if err := spec.LoadAndAssign(&b.objs, &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: b.dir}}); err != nil {
-		return nil, fmt.Errorf("load the balancer's program: %w", err)
+		return nil, explained(fmt.Errorf("load the balancer's program: %w", err))
 	}
 	if err := errors.Join(then(), b.readVIPs(), b.setDevices()); err != nil {
 		return nil, errors.Join(err, b.objs.Close())

@@ -53,6 +53,9 @@ type Options struct {
 	Steering func() error
 	// Iterator loads and forgets a program that reads accept queues. Nil leaves it out.
 	Iterator func() error
+	// Balancer loads and forgets the balancer's program. Nil leaves it out, as does a
+	// configuration without balancer.
+	Balancer func() error
 
 	readFile func(path string) ([]byte, error) // os.ReadFile, but in tests
 	long     int                               // longChain, but in tests
@@ -83,6 +86,7 @@ var examinations = []struct {
 	{"listener", examineListeners},
 	{"datagrams", examineDatagrams},
 	{"port", examineChains},
+	{"balancer", examineBalancer},
 }
 
 // Run makes every examination.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/baton-mesh/baton/bpf/iter"
 	"github.com/baton-mesh/baton/bpf/reuseport"
+	"github.com/baton-mesh/baton/bpf/xdp"
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/supervisor/doctor"
 )
@@ -33,7 +34,7 @@ not, else 1. Neither clang nor kernel headers are needed on a node.`,
 }
 
 func runDoctor(cmd *cobra.Command, file string) error {
-	o := doctor.Options{Steering: trySteering, Iterator: iter.Supported}
+	o := doctor.Options{Steering: trySteering, Iterator: iter.Supported, Balancer: xdp.Supported}
 	if file != "" {
 		var err error
 		if o.Config, err = config.Load(file); err != nil {
