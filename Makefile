@@ -78,8 +78,8 @@ dashboards: ## hold deploy/dashboards against the types that Grafana publishes a
 listeners: build ## 5,000 listeners on one port: how long start, release and stop take (root)
 	BATON_TEST_LISTENERS=5000 go test -p 1 -count=1 -timeout 30m -run TestManyListeners -v ./supervisor ./tests/release
 
-cost: ## what the account of requests costs the proxy, and what spans of the SDK would
-	BATON_TEST_COST=40 go test -count=1 -timeout 30m -run '^TestCost$$' -v ./proxy
+cost: ## what the account of requests costs the proxy, and what spans of the SDK would; what a request of HTTP/3 takes
+	BATON_TEST_COST=40 go test -count=1 -timeout 30m -run '^(TestCost|TestHTTP3Cost)$$' -v ./proxy
 
 vips: ## 1,000 VIPs and 1,000 reals of a balancer: how long start and reload take, and memory (root, three minutes)
 	BATON_TEST_MANY=1000 go test -count=1 -timeout 30m -run TestManyVIPs -v ./supervisor/balancer

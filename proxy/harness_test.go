@@ -26,6 +26,10 @@ import (
 // TestMain fails on goroutines and descriptors that outlive the tests: a leak
 // here is one per release.
 func TestMain(m *testing.M) {
+	if os.Getenv(asHTTP3Client) != "" {
+		runHTTP3Client()
+		return
+	}
 	goroutines, fds := runtime.NumGoroutine(), openFiles()
 	code := m.Run()
 	if flag.Lookup("test.fuzz").Value.String() != "" {

@@ -148,10 +148,9 @@ static __noinline bool steer_new(struct sk_reuseport_md *ctx, struct listener *l
 /* A packet whose connection ID names a slot of this node. */
 static __noinline bool steer_named(struct sk_reuseport_md *ctx, struct listener *l, struct owner *o)
 {
-	__u64 word = shift_in_force(l->number);
-	__u32 heir = shift_current(word), slot = o->slot;
-	__u32 draw = shift_draw(ctx->hash, shift_salt(word));
+	__u32 slot = o->slot, heir, draw;
 	struct flow f;
+	__u64 word;
 
 	if (is_alive(slot)) {
 		if (give_worker(ctx, slot, l->number, o->worker) != DRAWN)
@@ -159,6 +158,9 @@ static __noinline bool steer_named(struct sk_reuseport_md *ctx, struct listener 
 		count(l, slot, REASON_NAMED);
 		return true;
 	}
+	word = shift_in_force(l->number);
+	heir = shift_current(word);
+	draw = shift_draw(ctx->hash, shift_salt(word));
 	if (!begin_at(ctx, l->number, heir, draw, &f)) {
 		heir = shift_other(word); /* the current one does not have this listener */
 		if (!begin_at(ctx, l->number, heir, draw, &f))
@@ -168,24 +170,40 @@ static __noinline bool steer_named(struct sk_reuseport_md *ctx, struct listener 
 	return true;
 }
 
-static __always_inline bool steer_addresses(struct sk_reuseport_md *ctx, struct listener *l, struct source *from)
+static __always_inline bool steer_addresses(struct sk_reuseport_md *ctx, struct listener *l)
 {
 	struct flow_key key = {.listener = l->number, .len = FLOW_ADDRESS};
+	struct source from = {};
 
-	__builtin_memcpy(key.id, from, 18);
-	return steer_new(ctx, l, &key, from);
+	if (!read_source(ctx, &from))
+		return to_sink(ctx, l, REASON_STRANGER);
+	__builtin_memcpy(key.id, &from, 18);
+	return steer_new(ctx, l, &key, &from);
 }
 
-static __always_inline bool steer_quic(struct sk_reuseport_md *ctx, struct listener *l, struct source *from)
+/* Reads the head of a packet of QUIC: most lie in one piece, and need no call for it. */
+static __always_inline bool read_head(struct sk_reuseport_md *ctx, __u8 head[QUIC_HEAD])
+{
+	void *at = ctx->data + UDP_HEAD;
+
+	if (at + QUIC_HEAD <= ctx->data_end) {
+		__builtin_memcpy(head, at, QUIC_HEAD);
+		return true;
+	}
+	/* No packet of ours or to us is shorter: an ID, a packet number, 16 octets of tag. */
+	return ctx->len >= UDP_HEAD + QUIC_HEAD && !bpf_skb_load_bytes(ctx, UDP_HEAD, head, QUIC_HEAD);
+}
+
+static __always_inline bool steer_quic(struct sk_reuseport_md *ctx, struct listener *l)
 {
 	struct flow_key key = {.listener = l->number};
+	struct source from = {};
 	__u8 head[QUIC_HEAD];
 	struct owner owner;
 	enum quic_form form;
 	__u32 cid_len;
 
-	/* No packet of ours or to us is shorter: an ID, a packet number, 16 octets of tag. */
-	if (ctx->len < UDP_HEAD + QUIC_HEAD || bpf_skb_load_bytes(ctx, UDP_HEAD, head, QUIC_HEAD))
+	if (!read_head(ctx, head))
 		return to_sink(ctx, l, REASON_STRANGER);
 	form = quic_form(head, QUIC_HEAD, &cid_len);
 	if (form == QUIC_SHORT) {
@@ -201,20 +219,18 @@ static __always_inline bool steer_quic(struct sk_reuseport_md *ctx, struct liste
 	/* A client's first ID has eight octets at least (RFC 9000, section 7.2). Of shorter
 	 * ones there are too few to tell flows apart. */
 	if (cid_len < QUIC_MIN_FIRST_CID)
-		return steer_addresses(ctx, l, from);
+		return steer_addresses(ctx, l);
+	if (!read_source(ctx, &from))
+		return to_sink(ctx, l, REASON_STRANGER);
 	key.len = cid_len;
 	for (__u32 i = 0; i < QUIC_MAX_CID; i++)
 		key.id[i] = i < cid_len ? head[QUIC_LONG_HEAD + i] : 0;
-	return steer_new(ctx, l, &key, from);
+	return steer_new(ctx, l, &key, &from);
 }
 
 static __noinline bool steer_datagram(struct sk_reuseport_md *ctx, struct listener *l)
 {
-	struct source from = {};
-
-	if (!read_source(ctx, &from))
-		return to_sink(ctx, l, REASON_STRANGER);
-	return l->forget ? steer_addresses(ctx, l, &from) : steer_quic(ctx, l, &from);
+	return l->forget ? steer_addresses(ctx, l) : steer_quic(ctx, l);
 }
 
 SEC("sk_reuseport")

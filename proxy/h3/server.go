@@ -196,10 +196,12 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	if !s.original(r, f) {
 		panic(http.ErrAbortHandler)
 	}
-	body := r.Body
 	if ended(w, r) {
 		r.Body, r.ContentLength = http.NoBody, 0
+		s.opts.Handler.ServeHTTP(w, r)
+		return
 	}
+	body := r.Body
 	s.opts.Handler.ServeHTTP(w, r)
 	// A handler that leaves a body unread makes quic-go ask the client to stop
 	// sending it, and not every client takes that for anything but a failure.
