@@ -35,12 +35,12 @@ const (
 	exitUsage  = 2
 )
 
-// The supervisor executes the binary by descriptor, and the kernel would then
-// name the process after a number. Here, since prctl names the calling thread
-// and init alone is sure to be on the process's first.
 // version is set by the linker.
 var version = "development"
 
+// The supervisor executes the binary by descriptor, and the kernel would then
+// name the process after a number. Here, since prctl names the calling thread
+// and init alone is sure to be on the process's first.
 func init() {
 	name := [16]byte{}
 	copy(name[:15], "baton-proxy")
