@@ -23,11 +23,18 @@ type Ending struct {
 	// InFlight are requests and streams that had begun and not ended; 0 of one without
 	// a ledger.
 	InFlight uint64 `json:"in_flight"`
+	// Harmed are, of a candidate that was taken back, all flows whose client can have
+	// noticed. Those that waited for an answer at the verdict are among them.
+	Harmed uint64 `json:"harmed,omitempty"`
 }
 
 func (e Ending) String() string {
-	return fmt.Sprintf("generation %d ended, %s: %d flows cut by the deadline, %d closed idle, %d open and undeclared; %d requests in flight, %d handshakes half open",
+	words := fmt.Sprintf("generation %d ended, %s: %d flows cut by the deadline, %d closed idle, %d open and undeclared; %d requests in flight, %d handshakes half open",
 		e.Generation, e.Exit, e.Cut, e.IdleClosed, e.Undeclared, e.InFlight, e.HalfOpenLeft)
+	if e.Harmed > 0 {
+		words += fmt.Sprintf("; %d flows harmed in all", e.Harmed)
+	}
+	return words
 }
 
 // endingOf sums up the end of a generation by its last accounts. s.mu is held.
@@ -35,9 +42,12 @@ func (s *Supervisor) endingOf(g *generation, last flows.Counts) Ending {
 	e := Ending{Generation: g.id, Exit: g.exit, Cut: g.cut, IdleClosed: g.idleClosed, HalfOpenLeft: g.halfOpenLeft}
 	open := last[flows.OpenAtExit]
 	e.Undeclared = open - min(open, uint64(g.cut+g.idleClosed)) + g.book.OpenDatagrams()
+	e.Harmed = last[flows.Failed]
 	if r, err := g.book.Reading(); err == nil && r.Damage == "" {
-		e.InFlight = (&r).Total().InFlight
+		total := (&r).Total()
+		e.InFlight, e.Harmed = total.InFlight, max(e.Harmed, total.Flows.Failed)
 	}
+	e.Harmed += last[flows.ResetQueued]
 	return e
 }
 
@@ -45,20 +55,23 @@ func (s *Supervisor) endingOf(g *generation, last flows.Counts) Ending {
 // one that runs, if it is of it, else the one whose trace it is in. s.mu is held.
 func (s *Supervisor) noteEnding(g *generation, e Ending) {
 	g.ended = &e
-	if r := s.running; r != nil && r.candidate == g {
-		r.endings = append(r.endings, e)
+	id := ""
+	if g.endsIn.IsValid() {
+		id = g.endsIn.TraceID().String()
+	}
+	note := func(of *Result, all []Ending) []Ending {
+		if of.Generation != g.id {
+			e.Harmed = 0 // of its whole life, most of it before this release
+		}
+		return append(slices.Clone(all), e)
+	}
+	if r := s.running; r != nil && (r.candidate == g || id != "" && r.traceID() == id) {
+		r.endings = note(&r.result, r.endings)
 		return
 	}
-	if !g.endsIn.IsValid() {
-		return
-	}
-	id := g.endsIn.TraceID().String()
-	if r := s.running; r != nil && r.traceID() == id {
-		r.endings = append(r.endings, e)
-		return
-	}
-	if i := slices.IndexFunc(s.history, func(r Result) bool { return r.TraceID == id }); i >= 0 {
-		s.history[i].Ended = append(slices.Clone(s.history[i].Ended), e)
-		s.record(s.history[i])
+	if i := slices.IndexFunc(s.history, func(r Result) bool { return r.TraceID == id }); i >= 0 && id != "" {
+		of := &s.history[i]
+		of.Ended = note(of, of.Ended)
+		s.record(*of)
 	}
 }

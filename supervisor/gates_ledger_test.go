@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -106,6 +107,10 @@ func (k *keeping) serve(w http.ResponseWriter, r *http.Request) {
 		if n > fineFor {
 			status = 500
 		}
+	case "fails-after-3s":
+		if time.Since(began) > 3*time.Second {
+			status = 500
+		}
 	case "scribbles":
 		if n > probesEach {
 			k.raw[24]++ // in the header: whose ledger it is
@@ -124,33 +129,44 @@ func (k *keeping) serve(w http.ResponseWriter, r *http.Request) {
 // keeps makes a configuration of servers that keep a ledger.
 func keeps(c *config.Config) { c.Proxy.Baton = true }
 
-// clients ask on new connections until stopped, whatever they are answered.
+// clients ask on new connections until stopped, whatever they are answered: one after
+// the other, and at full length 200 a second, whether those before have been answered
+// or not.
 func (n *node) clients() (stop func()) {
-	quit, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
+	quit := make(chan struct{})
+	var all sync.WaitGroup
+	wait := 2 * time.Millisecond
+	if atLength() {
+		wait = 5 * time.Millisecond
+	}
+	tick := time.NewTicker(wait)
+	all.Go(func() {
 		for {
 			select {
 			case <-quit:
 				return
-			case <-time.After(2 * time.Millisecond):
-				n.get("/")
+			case <-tick.C:
 			}
+			if atLength() {
+				all.Go(func() { n.get("/") })
+				continue
+			}
+			n.get("/")
 		}
-	}()
-	return func() { close(quit); <-ended }
+	})
+	return func() { tick.Stop(); close(quit); all.Wait() }
 }
 
 // What a generation writes down is held against what the kernel counted, and
 // what it answered against the budget.
 func TestBadLedgers(t *testing.T) {
-	for fault, gate := range map[string]string{
+	for fault, gate := range bad(map[string]string{
 		"forgets-one":      "conservation",
 		"counts-one-twice": "conservation",
 		"fails-all":        "errors",
 		"fails-later":      "errors",
 		"knows-not-itself": "identity",
-	} {
+	}, map[string]string{"fails-after-3s": "errors"}) {
 		t.Run(fault, func(t *testing.T) {
 			n := serve(t, conf(t, "ledger", keeps))
 			stop := n.clients()
