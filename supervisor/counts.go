@@ -46,6 +46,9 @@ func (s *Supervisor) newPhase(r *release) {
 	if r.previous != nil {
 		slow = r.previous.book.Slow()
 	}
+	s.mu.Lock()
+	r.candidate.harmedBefore = r.candidate.harmed()
+	s.mu.Unlock()
 	for _, g := range []*generation{r.previous, r.candidate} {
 		if g != nil {
 			g.book.BeginPhase(r.result.ID, slow)

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/baton-mesh/baton/bpf/flows"
+	"github.com/baton-mesh/baton/supervisor/account"
 )
 
 // Ending is how a generation ended that a release had replaced or taken back, and
@@ -23,8 +24,8 @@ type Ending struct {
 	// InFlight are requests and streams that had begun and not ended; 0 of one without
 	// a ledger.
 	InFlight uint64 `json:"in_flight"`
-	// Harmed are, of a candidate that was taken back, all flows whose client can have
-	// noticed. Those that waited for an answer at the verdict are among them.
+	// Harmed are, of a candidate that was taken back, all flows since the shift whose
+	// client can have noticed. Those that waited for an answer at the verdict are among them.
 	Harmed uint64 `json:"harmed,omitempty"`
 }
 
@@ -42,13 +43,22 @@ func (s *Supervisor) endingOf(g *generation, last flows.Counts) Ending {
 	e := Ending{Generation: g.id, Exit: g.exit, Cut: g.cut, IdleClosed: g.idleClosed, HalfOpenLeft: g.halfOpenLeft}
 	open := last[flows.OpenAtExit]
 	e.Undeclared = open - min(open, uint64(g.cut+g.idleClosed)) + g.book.OpenDatagrams()
-	e.Harmed = last[flows.Failed]
 	if r, err := g.book.Reading(); err == nil && r.Damage == "" {
-		total := (&r).Total()
-		e.InFlight, e.Harmed = total.InFlight, max(e.Harmed, total.Flows.Failed)
+		e.InFlight = (&r).Total().InFlight
 	}
-	e.Harmed += last[flows.ResetQueued]
+	harmed := g.harmed()
+	e.Harmed = harmed - min(harmed, g.harmedBefore)
 	return e
+}
+
+// harmed are the flows of a generation whose client can have noticed, up to now.
+func (g *generation) harmed() (n uint64) {
+	counts, _ := g.flows.Read()
+	own := account.Sum(counts)
+	if r, err := g.book.Reading(); err == nil && r.Damage == "" {
+		n = (&r).Total().Flows.Failed
+	}
+	return max(n, own[flows.Failed]) + own[flows.ResetQueued]
 }
 
 // noteEnding writes the end of a generation into the release that it belongs to: the

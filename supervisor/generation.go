@@ -137,6 +137,7 @@ type generation struct {
 	toldAt       time.Time
 	exit         string
 	ended        *Ending // nil: it is not forgotten yet
+	harmedBefore uint64  // flows of a candidate, before it was given any: probes that failed
 }
 
 // listenersOf are the names of the listeners to which clients of a generation connect.

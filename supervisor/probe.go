@@ -17,6 +17,7 @@ import (
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
+	oteltrace "go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
@@ -126,17 +127,22 @@ func (s *Supervisor) accepted(ctx context.Context, g *generation) error {
 	}
 }
 
-func (s *Supervisor) probeOnce(ctx context.Context, by *steer.BPF, g *generation, l config.Listener) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(s.patience.Load()))
-	defer cancel()
-	ctx, span := s.tracer.Start(ctx, "probe connection")
-	defer span.End()
-	span.SetAttributes(trace.Listener.String(l.Name))
-	defer func() {
+// probeSpan begins the span of one connection, which leads to the request's in the candidate.
+func (s *Supervisor) probeSpan(ctx context.Context, listener string) (context.Context, func(error)) {
+	ctx, span := s.tracer.Start(ctx, "probe connection", oteltrace.WithSpanKind(oteltrace.SpanKindClient), oteltrace.WithAttributes(trace.Listener.String(listener)))
+	return ctx, func(err error) {
 		if err != nil {
 			span.SetStatus(codes.Error, err.Error())
 		}
-	}()
+		span.End()
+	}
+}
+
+func (s *Supervisor) probeOnce(ctx context.Context, by *steer.BPF, g *generation, l config.Listener) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(s.patience.Load()))
+	defer cancel()
+	ctx, end := s.probeSpan(ctx, l.Name)
+	defer func() { end(err) }()
 
 	conn, err := dialCandidate(ctx, by, g, l)
 	if l.Protocol == config.TCP && errors.Is(err, unix.ECONNRESET) {

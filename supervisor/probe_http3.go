@@ -14,15 +14,18 @@ import (
 
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/config"
+	"github.com/baton-mesh/baton/proxy/contract"
 	"github.com/baton-mesh/baton/supervisor/steer"
 )
 
 // probeHTTP3 asks the candidate by HTTP/3 at the public address, from a port that
 // the program sends to it alone. What comes behind its first packets is steered by
 // the connection IDs that it has given, so the answer proves them too.
-func (s *Supervisor) probeHTTP3(ctx context.Context, by *steer.BPF, g *generation, l config.Listener) error {
+func (s *Supervisor) probeHTTP3(ctx context.Context, by *steer.BPF, g *generation, l config.Listener) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
+	ctx, end := s.probeSpan(ctx, l.Name+contract.UDPSuffix)
+	defer func() { end(err) }()
 	to := probeAddress(l)
 	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(to.Addr().Unmap(), 0)))
 	if err != nil {
