@@ -52,6 +52,15 @@ type tickets struct {
 
 func newTickets() *tickets { return &tickets{ClientSessionCache: tls.NewLRUClientSessionCache(1)} }
 
+// Put hears from crypto/tls that it throws the ticket away, by nil, after a handshake that
+// failed: the next connection cannot resume.
+func (t *tickets) Put(key string, session *tls.ClientSessionState) {
+	if session == nil {
+		t.used.Store(false)
+	}
+	t.ClientSessionCache.Put(key, session)
+}
+
 // answered says that an answer has been read.
 func (c *client) answered(secure bool) {
 	if secure {
