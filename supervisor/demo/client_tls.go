@@ -27,6 +27,7 @@ func (c *client) dialTLS(a *attempt, protocol string) (net.Conn, error) {
 	defer cancel()
 	if err := conn.HandshakeContext(ctx); err != nil {
 		tcp.Close()
+		c.tickets.used.Store(false) // crypto/tls has thrown the ticket away, as it does when a handshake fails
 		return nil, fmt.Errorf("TLS handshake: %w", err)
 	}
 	state := conn.ConnectionState()
@@ -51,15 +52,6 @@ type tickets struct {
 }
 
 func newTickets() *tickets { return &tickets{ClientSessionCache: tls.NewLRUClientSessionCache(1)} }
-
-// Put hears from crypto/tls that it throws the ticket away, by nil, after a handshake that
-// failed: the next connection cannot resume.
-func (t *tickets) Put(key string, session *tls.ClientSessionState) {
-	if session == nil {
-		t.used.Store(false)
-	}
-	t.ClientSessionCache.Put(key, session)
-}
 
 // answered says that an answer has been read.
 func (c *client) answered(secure bool) {
