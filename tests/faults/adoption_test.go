@@ -1,8 +1,6 @@
 package faults
 
 import (
-	"context"
-	"sync"
 	"testing"
 	"time"
 
@@ -16,14 +14,7 @@ import (
 func TestSupervisorKilledWhileItAdopts(t *testing.T) {
 	settings := demo.Settings{Steering: "bpf", Datagrams: true}
 	n := node.Start(t, demo.Place{}, settings)
-	load := node.Load(t, n)
-	load.Slow = time.Second
-	ctx, stop := context.WithCancel(t.Context())
-	var clients sync.WaitGroup
-	clients.Go(func() { load.Run(ctx) })
-	defer clients.Wait()
-	defer stop()
-	node.Eventually(t, "the load to get going", func() bool { return load.Counts().OK > 200 })
+	load := node.Under(t, n, func(l *demo.Load) { l.Slow = time.Second })
 	file, err := n.WriteConfig("candidate", settings)
 	if err != nil {
 		t.Fatal(err)
@@ -39,7 +30,7 @@ func TestSupervisorKilledWhileItAdopts(t *testing.T) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		n.ReleaseOf(ctx, slow, "50%,100%", "edge")
+		n.ReleaseOf(t.Context(), slow, "50%,100%", "edge")
 	}()
 	node.Eventually(t, "the ramp of edge", func() bool { r := status(t, n).Release; return r != nil && r.Weight == 0.5 })
 	n.Kill()
@@ -65,11 +56,5 @@ func TestSupervisorKilledWhileItAdopts(t *testing.T) {
 	if res, err := n.ReleaseOf(t.Context(), file, "50%,100%", "edge"); err != nil || res.ExitCode != 0 {
 		t.Errorf("a release afterwards: %+v, %v", res, err)
 	}
-	stop()
-	clients.Wait()
-	for _, op := range load.Ops() {
-		if op.Err != nil {
-			t.Errorf("%s from %s: %v", op.Kind, op.Flow.Client, op.Err)
-		}
-	}
+	load.End()
 }

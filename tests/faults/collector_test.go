@@ -1,7 +1,6 @@
 package faults
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"net"
@@ -10,7 +9,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -45,13 +43,7 @@ func TestReleaseBesideABadCollector(t *testing.T) {
 			t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
 			t.Setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
 			n := node.Start(t, demo.Place{}, demo.Settings{})
-			load := node.Load(t, n)
-			ctx, stop := context.WithCancel(t.Context())
-			var clients sync.WaitGroup
-			clients.Go(func() { load.Run(ctx) })
-			defer clients.Wait()
-			defer stop()
-			node.Eventually(t, "the load to get going", func() bool { return load.Counts().OK > 200 })
+			load := node.Under(t, n, nil)
 			file, err := n.WriteConfig("candidate", demo.Settings{})
 			if err != nil {
 				t.Fatal(err)
@@ -70,13 +62,7 @@ func TestReleaseBesideABadCollector(t *testing.T) {
 				node.Eventually(t, "one generation is left", func() bool { return len(status(t, n).Generations) == 1 })
 				drains = append(drains, time.Since(begun).Round(time.Millisecond))
 			}
-			stop()
-			clients.Wait()
-			for _, op := range load.Ops() {
-				if op.Err != nil {
-					t.Errorf("%s from %s: %v", op.Kind, op.Flow.Client, op.Err)
-				}
-			}
+			load.End()
 			st, err := admin.Dial(n.Socket()).Status(t.Context())
 			if err != nil {
 				t.Fatal(err)

@@ -3,11 +3,9 @@
 package faults
 
 import (
-	"context"
 	"net/netip"
 	"os"
 	"slices"
-	"sync"
 	"testing"
 	"time"
 
@@ -59,14 +57,7 @@ func listening(t *testing.T, n *demo.Node) (cookies []uint64) {
 func killSupervisors(t *testing.T, settings demo.Settings, times int) (before, after []uint64) {
 	n := node.Start(t, demo.Place{}, settings)
 	before = listening(t, n)
-	load := node.Load(t, n)
-	load.Slow = time.Second
-	ctx, stop := context.WithCancel(t.Context())
-	var clients sync.WaitGroup
-	clients.Go(func() { load.Run(ctx) })
-	defer clients.Wait()
-	defer stop()
-	node.Eventually(t, "the load to get going", func() bool { return load.Counts().OK > 200 })
+	load := node.Under(t, n, func(l *demo.Load) { l.Slow = time.Second })
 
 	for round := range times {
 		was := status(t, n)
@@ -91,16 +82,7 @@ func killSupervisors(t *testing.T, settings demo.Settings, times int) (before, a
 	if err != nil || res.Outcome != "passed" {
 		t.Errorf("a release afterwards: %+v, %v", res, err)
 	}
-	stop()
-	clients.Wait()
-	ok := 0
-	for _, op := range load.Ops() {
-		if op.Err != nil {
-			t.Errorf("%s from %s: %v", op.Kind, op.Flow.Client, op.Err)
-		} else {
-			ok++
-		}
-	}
+	ok := load.End()
 	t.Logf("%d operations, none failed, over %d supervisors killed", ok, times)
 	return before, after
 }

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -32,14 +31,9 @@ func TestSupervisorKilledAtEachTransition(t *testing.T) {
 		t.Run(mode, func(t *testing.T) {
 			settings := demo.Settings{Steering: mode, VerifyWindow: 20 * time.Millisecond}
 			n := node.StartMortal(t, settings)
-			load := node.Load(t, n)
-			load.Slow, load.Stream = 50*time.Millisecond, 200*time.Millisecond // for short drains
-			ctx, stop := context.WithCancel(t.Context())
-			var clients sync.WaitGroup
-			clients.Go(func() { load.Run(ctx) })
-			defer clients.Wait()
-			defer stop()
-			node.Eventually(t, "the load to get going", func() bool { return load.Counts().OK > 200 })
+			load := node.Under(t, n, func(l *demo.Load) {
+				l.Slow, l.Stream = 50*time.Millisecond, 200*time.Millisecond // for short drains
+			})
 			file, err := n.WriteConfig("candidate", settings)
 			if err != nil {
 				t.Fatal(err)
@@ -65,16 +59,7 @@ func TestSupervisorKilledAtEachTransition(t *testing.T) {
 			if res := d.release(t); res == nil || res.ExitCode != 0 {
 				t.Errorf("a release afterwards: %+v", res)
 			}
-			stop()
-			clients.Wait()
-			ok := 0
-			for _, op := range load.Ops() {
-				if op.Err != nil {
-					t.Errorf("%s from %s: %v", op.Kind, op.Flow.Client, op.Err)
-				} else {
-					ok++
-				}
-			}
+			ok := load.End()
 			slices.Sort(d.took)
 			t.Logf("killed at %d transitions (%s; %s), %d operations, none failed; in charge after %v in the median, %v at most",
 				len(d.took), strings.Join(all, ", "), strings.Join(back, ", "), ok, d.took[len(d.took)/2], d.took[len(d.took)-1])

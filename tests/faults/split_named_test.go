@@ -1,11 +1,9 @@
 package faults
 
 import (
-	"context"
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -20,14 +18,9 @@ import (
 func TestSupervisorKilledInSplitReleases(t *testing.T) {
 	settings := demo.Settings{Steering: "bpf", Datagrams: true, VerifyWindow: 20 * time.Millisecond}
 	n := node.StartMortal(t, settings)
-	load := node.Load(t, n)
-	load.Slow, load.Stream = 50*time.Millisecond, 200*time.Millisecond // for short drains
-	ctx, stop := context.WithCancel(t.Context())
-	var clients sync.WaitGroup
-	clients.Go(func() { load.Run(ctx) })
-	defer clients.Wait()
-	defer stop()
-	node.Eventually(t, "the load to get going", func() bool { return load.Counts().OK > 200 })
+	load := node.Under(t, n, func(l *demo.Load) {
+		l.Slow, l.Stream = 50*time.Millisecond, 200*time.Millisecond // for short drains
+	})
 	file, err := n.WriteConfig("candidate", settings)
 	if err != nil {
 		t.Fatal(err)
@@ -89,16 +82,7 @@ func TestSupervisorKilledInSplitReleases(t *testing.T) {
 		t.Errorf("a release of all afterwards: %+v", res)
 	}
 	d.settle(t)
-	stop()
-	clients.Wait()
-	ok := 0
-	for _, op := range load.Ops() {
-		if op.Err != nil {
-			t.Errorf("%s from %s: %v", op.Kind, op.Flow.Client, op.Err)
-		} else {
-			ok++
-		}
-	}
+	ok := load.End()
 	slices.Sort(d.took)
 	t.Logf("killed %d times, %d operations, none failed; in charge after %v in the median, %v at most", len(d.took), ok, d.took[len(d.took)/2], d.took[len(d.took)-1])
 }

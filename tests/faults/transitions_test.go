@@ -5,7 +5,6 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -38,14 +37,7 @@ func TestSupervisorKilledInReleases(t *testing.T) {
 		t.Run(mode, func(t *testing.T) {
 			settings := demo.Settings{Steering: mode}
 			n := node.Start(t, demo.Place{}, settings)
-			load := node.Load(t, n)
-			load.Slow = time.Second
-			ctx, stop := context.WithCancel(t.Context())
-			var clients sync.WaitGroup
-			clients.Go(func() { load.Run(ctx) })
-			defer clients.Wait()
-			defer stop()
-			node.Eventually(t, "the load to get going", func() bool { return load.Counts().OK > 200 })
+			load := node.Under(t, n, func(l *demo.Load) { l.Slow = time.Second })
 			file, err := n.WriteConfig("candidate", settings)
 			if err != nil {
 				t.Fatal(err)
@@ -79,16 +71,7 @@ func TestSupervisorKilledInReleases(t *testing.T) {
 				t.Errorf("a release afterwards: %+v, %v", res, err)
 			}
 			node.Eventually(t, "one generation is left", func() bool { return len(status(t, n).Generations) == 1 })
-			stop()
-			clients.Wait()
-			ok := 0
-			for _, op := range load.Ops() {
-				if op.Err != nil {
-					t.Errorf("%s from %s: %v", op.Kind, op.Flow.Client, op.Err)
-				} else {
-					ok++
-				}
-			}
+			ok := load.End()
 			slices.Sort(took)
 			t.Logf("%d kills, %d operations, none failed; in charge after %v in the median, %v at most", rounds, ok, took[len(took)/2], took[len(took)-1])
 		})
@@ -137,15 +120,10 @@ func TestKeeperKilled(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			both := test.both
 			n := node.Start(t, demo.Place{}, demo.Settings{})
-			load := node.Load(t, n)
-			load.Slow = time.Second
-			load.ForgivesSessions = both // the keys of tickets are with the keeper
-			ctx, stop := context.WithCancel(t.Context())
-			var clients sync.WaitGroup
-			clients.Go(func() { load.Run(ctx) })
-			defer clients.Wait()
-			defer stop()
-			node.Eventually(t, "the load to get going", func() bool { return load.Counts().OK > 200 })
+			load := node.Under(t, n, func(l *demo.Load) {
+				l.Slow = time.Second
+				l.ForgivesSessions = both // the keys of tickets are with the keeper
+			})
 			was, first := status(t, n), keeperOf(t, n)
 			if first == 0 {
 				t.Fatal("there is no keeper")
@@ -182,13 +160,7 @@ func TestKeeperKilled(t *testing.T) {
 			if res, err := n.Release(t.Context(), file); err != nil || res.Outcome != "passed" && (test.pins || res.Outcome != "inconclusive") {
 				t.Errorf("a release afterwards: %+v, %v", res, err)
 			}
-			stop()
-			clients.Wait()
-			for _, op := range load.Ops() {
-				if op.Err != nil {
-					t.Errorf("%s from %s: %v", op.Kind, op.Flow.Client, op.Err)
-				}
-			}
+			load.End()
 		})
 	}
 }
