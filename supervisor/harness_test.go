@@ -173,6 +173,14 @@ func tryServe(t *testing.T, c *config.Config, change ...func(*Options)) (*node, 
 	o := Options{
 		Config: c, Log: slog.New(slog.NewTextHandler(n.log, nil)),
 		Serving: func() { close(serving) },
+		Reached: func(transition string) {
+			switch file := filepath.Join(c.RuntimeDir, shifted); {
+			case strings.HasSuffix(transition, " stored"):
+				os.WriteFile(file, nil, 0o644)
+			case transition == "validate ends":
+				os.Remove(file)
+			}
+		},
 	}
 	for _, f := range change {
 		f(&o)

@@ -54,11 +54,11 @@ func TestPauseAndResume(t *testing.T) {
 
 // Paused or not, a candidate that dies is found out, and a rollback aborts.
 func TestPausedReleaseEnds(t *testing.T) {
-	for how, want := range map[string]string{"die": "generation 2 ended: killed by SIGKILL", "rollback": "rollback was asked for", "hang-up": "given up 1 of its 1 listening sockets"} {
+	for how, want := range map[string]string{"die": "generation 2 ended: killed by SIGKILL", "rollback": "rollback was asked for", "hang-up-soon": "given up 1 of its 1 listening sockets"} {
 		t.Run(how, func(t *testing.T) {
 			n := serve(t, conf(t, "serve"))
 			behaves := "serve"
-			if how == "hang-up" {
+			if how == "hang-up-soon" {
 				behaves = how
 			}
 			r, err := n.enqueue(n.like(behaves, func(c *config.Config) { c.Release.Verify.Window = time.Millisecond }), Request{Ramp: []config.Percent{0.5, 1}})

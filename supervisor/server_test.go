@@ -26,6 +26,20 @@ import (
 // argument 2 how it behaves.
 const asGeneration = "be-a-generation"
 
+// shifted is a file in the runtime directory, there while a candidate has flows.
+const shifted = "shifted"
+
+// awaitFile waits for a file in the runtime directory.
+func awaitFile(name string) {
+	path := filepath.Join(filepath.Dir(os.Getenv(contract.EnvNotifySocket)), name)
+	for {
+		if _, err := os.Stat(path); err == nil {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
 // generationMain is a server by socket activation that knows nothing of Baton.
 // It answers every request with its generation's number.
 func generationMain(how string) {
@@ -83,13 +97,7 @@ func generationMain(how string) {
 	keepLedger(how, server, listeners)
 	switch how {
 	case "mute-at-first":
-		// Until the test says so, by a file in the runtime directory.
-		for {
-			if _, err := os.Stat(filepath.Join(filepath.Dir(os.Getenv(contract.EnvNotifySocket)), "go")); err == nil {
-				break
-			}
-			time.Sleep(5 * time.Millisecond)
-		}
+		awaitFile("go") // the test says so
 		notify("READY=1")
 	case "die-unready":
 		os.Exit(3)
@@ -129,15 +137,21 @@ func generationMain(how string) {
 		cmd := exec.Command("/proc/self/exe", asGeneration, "say-ready")
 		cmd.Env = os.Environ()
 		cmd.Run()
-	case "hang-up":
-		// Gives its listening sockets up a moment after it was found good.
+	case "hang-up", "hang-up-soon":
+		// Gives its listening sockets up: when it was found good and has flows, or a moment
+		// after it was ready, whatever there is by then.
 		notify("READY=1")
-		time.AfterFunc(300*time.Millisecond, func() {
+		go func() {
+			if how == "hang-up" {
+				awaitFile(shifted)
+			} else {
+				time.Sleep(300 * time.Millisecond)
+			}
 			for _, l := range listeners {
 				raw, _ := l.(*net.TCPListener).SyscallConn()
 				raw.Control(func(fd uintptr) { unix.Shutdown(int(fd), unix.SHUT_RD) })
 			}
-		})
+		}()
 	case "stubborn":
 		notify("READY=1")
 		go func() {
