@@ -34,12 +34,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strconv"
-	"syscall"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+
+	"github.com/baton-mesh/baton/bpf/internal/pinned"
 )
 
 // Option is a socket option that is refused.
@@ -85,15 +84,8 @@ func Open(cgroup, dir string) (_ *Guard, err error) {
 	}
 	g := new(Guard)
 	var o ebpf.CollectionOptions
-	if dir != "" {
-		g.dir = filepath.Join(dir, layout)
-		if err := os.MkdirAll(g.dir, 0o700); err != nil {
-			return nil, fmt.Errorf("make the pin directory: %w", err)
-		}
-		o.Maps.PinPath = g.dir
-		for _, name := range []string{guardMapSockets, guardMapRefusals} {
-			spec.Maps[name].Pinning = ebpf.PinByName
-		}
+	if g.dir, o, err = pinned.Maps(dir, layout, spec, guardMapSockets, guardMapRefusals); err != nil {
+		return nil, err
 	}
 	if err := spec.LoadAndAssign(&g.objs, &o); err != nil {
 		return nil, fmt.Errorf("load cgroup/setsockopt: %w", err)
@@ -103,43 +95,10 @@ func Open(cgroup, dir string) (_ *Guard, err error) {
 			g.Close()
 		}
 	}()
-	if g.link, err = g.attach(cgroup); err != nil {
+	if g.link, err = pinned.Attach(g.dir, cgroup, ebpf.AttachCGroupSetsockopt, g.objs.Guard); err != nil {
 		return nil, fmt.Errorf("attach cgroup/setsockopt to %s: %w", cgroup, err)
 	}
 	return g, nil
-}
-
-// attach takes over the link that an earlier process has pinned for the same
-// cgroup, or makes one. A second link beside it would count twice until the
-// kernel has freed the first, some time after its pin is gone. One on another
-// cgroup stays: the sockets made there are guarded from there alone.
-func (g *Guard) attach(cgroup string) (link.Link, error) {
-	var pin string
-	if g.dir != "" {
-		info, err := os.Stat(cgroup)
-		if err != nil {
-			return nil, err
-		}
-		pin = filepath.Join(g.dir, "cgroup-"+strconv.FormatUint(info.Sys().(*syscall.Stat_t).Ino, 10))
-		if l, err := link.LoadPinnedLink(pin, nil); err == nil {
-			if err = l.Update(g.objs.Guard); err == nil {
-				return l, nil
-			}
-			l.Close() // of a cgroup that is gone, and another has its inode
-		}
-		if err := os.Remove(pin); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return nil, err
-		}
-	}
-	l, err := link.AttachCgroup(link.CgroupOptions{Path: cgroup, Attach: ebpf.AttachCGroupSetsockopt, Program: g.objs.Guard})
-	if err != nil || pin == "" {
-		return l, err
-	}
-	if err := l.Pin(pin); err != nil {
-		l.Close()
-		return nil, fmt.Errorf("pin: %w", err)
-	}
-	return l, nil
 }
 
 // Protect refuses the options on this socket from now on, to whoever holds it,

@@ -32,12 +32,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
-	"syscall"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/bpf/internal/pinned"
 )
 
 // The option. Its length counts the two octets before the number.
@@ -118,15 +118,8 @@ func Open(o Options) (*Programs, error) {
 	}
 	p := new(Programs)
 	var with ebpf.CollectionOptions
-	if o.Dir != "" {
-		p.dir = filepath.Join(o.Dir, layout)
-		if err := os.MkdirAll(p.dir, 0o700); err != nil {
-			return nil, fmt.Errorf("make the pin directory: %w", err)
-		}
-		with.Maps.PinPath = p.dir
-		for _, name := range []string{sockopsMapEvents, sockopsMapTellers, sockopsMapTold} {
-			spec.Maps[name].Pinning = ebpf.PinByName
-		}
+	if p.dir, with, err = pinned.Maps(o.Dir, layout, spec, sockopsMapEvents, sockopsMapTellers, sockopsMapTold); err != nil {
+		return nil, err
 	}
 	if err := spec.LoadAndAssign(&p.objs, &with); err != nil {
 		return nil, fmt.Errorf("load sockops: %w", err)
@@ -139,33 +132,8 @@ func Open(o Options) (*Programs, error) {
 // and told by [Programs.Tell]. A link that an earlier process has pinned is taken
 // over: its listeners never answer without.
 func (p *Programs) Serve(cgroup string) (err error) {
-	var pin string
-	if p.dir != "" {
-		info, err := os.Stat(cgroup)
-		if err != nil {
-			return err
-		}
-		pin = filepath.Join(p.dir, "cgroup-"+strconv.FormatUint(info.Sys().(*syscall.Stat_t).Ino, 10))
-		if l, err := link.LoadPinnedLink(pin, nil); err == nil {
-			if err = l.Update(p.objs.Server); err == nil {
-				p.link = l
-				return nil
-			}
-			l.Close() // of a cgroup that is gone, and another has its inode
-		}
-		if err := os.Remove(pin); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-	}
-	l, err := link.AttachCgroup(link.CgroupOptions{Path: cgroup, Attach: ebpf.AttachCGroupSockOps, Program: p.objs.Server})
-	if err != nil {
+	if p.link, err = pinned.Attach(p.dir, cgroup, ebpf.AttachCGroupSockOps, p.objs.Server); err != nil {
 		return fmt.Errorf("attach sockops to %s: %w", cgroup, err)
-	}
-	p.link = l
-	if pin != "" {
-		if err := l.Pin(pin); err != nil {
-			return fmt.Errorf("pin: %w", err)
-		}
 	}
 	return nil
 }
