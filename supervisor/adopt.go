@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -158,7 +157,7 @@ func (s *Supervisor) regain(g *generation, was state.Generation, left map[string
 			for w, cookie := range cookies {
 				fd, err := take(left, keptSocket(g.id, listener, w))
 				if err != nil {
-					if fd, err = fdOf(g.process, cookie); err != nil {
+					if fd, err = g.process.Socket(cookie); err != nil {
 						return fmt.Errorf("its socket of listener %s: %w", listener, err)
 					}
 				}
@@ -196,33 +195,6 @@ func (s *Supervisor) guessRecipe(g *generation, r *state.Recipe) (*recipe, error
 		return nil, err
 	}
 	return &recipe{config: s.config, configPath: r.Config, addresses: steer.AddressesOf(s.config), binary: binary, account: spawn.Account{UID: r.UID, GID: r.GID}}, nil
-}
-
-// fdOf duplicates the socket with this cookie from a process (pidfd_getfd(2)).
-func fdOf(p *spawn.Process, cookie uint64) (int, error) {
-	dir := fmt.Sprintf("/proc/%d/fd", p.PID)
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return -1, err
-	}
-	for _, e := range entries {
-		number, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		if link, err := os.Readlink(filepath.Join(dir, e.Name())); err != nil || len(link) < 7 || link[:7] != "socket:" {
-			continue
-		}
-		fd, err := p.Duplicate(number)
-		if err != nil {
-			continue // closed meanwhile
-		}
-		if is, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE); err == nil && is == cookie {
-			return fd, nil
-		}
-		unix.Close(fd)
-	}
-	return -1, errors.New("the process has it no more")
 }
 
 // forgetLeft closes what nobody has taken, here and with the keeper: a listening
@@ -277,7 +249,7 @@ func (s *Supervisor) adopt(left string) (moved bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	moved = s.state.Release != nil
-	shared, own := s.shiftsInKernel()
+	shared, own := s.steering.InForce()
 	for _, g := range s.generations {
 		if g.leftover() {
 			continue
@@ -315,16 +287,8 @@ func (s *Supervisor) adopt(left string) (moved bool) {
 	if s.compose(); s.state.Text() != left {
 		s.note()
 	}
-	now, nowOwn := s.shiftsInKernel()
+	now, nowOwn := s.steering.InForce()
 	return moved || now != shared || !maps.Equal(nowOwn, own)
-}
-
-// shiftsInKernel are the shifts by which flows go; nothing where none do. s.mu is held.
-func (s *Supervisor) shiftsInKernel() (shared reuseport.Shift, own map[string]reuseport.Shift) {
-	if by, ok := s.steering.(*steer.BPF); ok {
-		return by.SharedShift(), by.OwnShifts()
-	}
-	return reuseport.Shift{}, nil
 }
 
 // emptyDead takes the slots of generations that ended while there was no supervisor
@@ -346,10 +310,7 @@ func (s *Supervisor) emptyDead() {
 // readShift learns who serves. s.mu is held.
 func (s *Supervisor) readShift() {
 	serves := func(g *generation) bool { return g != nil && g.alive() && !g.told && g.state != Starting }
-	var word reuseport.Shift
-	if by, ok := s.steering.(*steer.BPF); ok {
-		word = by.SharedShift()
-	}
+	word, own := s.steering.InForce()
 	if word.Salt == 0 {
 		// Nobody has served yet, the tables are fresh, or sockets are shared: then
 		// the file has to say who was to serve.
@@ -383,7 +344,7 @@ func (s *Supervisor) readShift() {
 	if other == nil {
 		s.shift.weight = 0
 	}
-	s.readOwn(word, serves)
+	s.readOwn(word, own, serves)
 	s.applyShift()
 }
 

@@ -68,7 +68,7 @@ func TestInterruptedReleaseIsUndone(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			previous, candidate := left(t, 1, Serving, sleeper()), left(t, 2, c.state, sleeper())
-			s := &Supervisor{config: config.Default(), log: slog.New(slog.DiscardHandler), steering: shiftsOnly{exclusive: !c.shared}, outcomes: map[Outcome]uint64{},
+			s := &Supervisor{config: config.Default(), log: slog.New(slog.DiscardHandler), steering: shiftsOnly{Steering: new(steer.Takeover), exclusive: !c.shared}, outcomes: map[Outcome]uint64{},
 				generations: []*generation{previous, candidate}}
 			s.shift.current = previous
 			if c.inShift {
@@ -96,7 +96,7 @@ func TestInterruptedReleaseIsUndone(t *testing.T) {
 // generation that was held for a rollback.
 func TestEveryAdoptedGenerationHasAPart(t *testing.T) {
 	serves, held, unknown, old := left(t, 3, Serving, sleeper()), left(t, 2, Serving, sleeper()), left(t, 4, Starting, sleeper()), left(t, 1, Draining, sleeper())
-	s := &Supervisor{log: slog.New(slog.DiscardHandler), steering: shiftsOnly{exclusive: true}, generations: []*generation{old, held, serves, unknown}}
+	s := &Supervisor{log: slog.New(slog.DiscardHandler), steering: shiftsOnly{Steering: new(steer.Takeover), exclusive: true}, generations: []*generation{old, held, serves, unknown}}
 	s.shift = shiftInForce{current: serves, other: held}
 	s.sortOut()
 	if s.reserve != held || held.state != Serving {

@@ -41,7 +41,7 @@ func (s *Supervisor) wasTold(g *generation) bool {
 func (s *Supervisor) listens(g *generation) bool {
 	for _, cookies := range g.stood {
 		for _, cookie := range cookies {
-			if fd, err := fdOf(g.process, cookie); err == nil {
+			if fd, err := g.process.Socket(cookie); err == nil {
 				unix.Close(fd)
 				return true
 			}

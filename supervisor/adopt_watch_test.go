@@ -39,7 +39,7 @@ func adopting(t *testing.T, found ...*generation) *Supervisor {
 	}
 	s := &Supervisor{
 		log: slog.New(slog.DiscardHandler), config: &config.Config{}, file: state.In(dir), notify: socket,
-		keeper: new(keeper.Warden), steering: noSockets{shiftsOnly{exclusive: true}},
+		keeper: new(keeper.Warden), steering: noSockets{shiftsOnly{Steering: new(steer.Takeover), exclusive: true}},
 		outcomes: map[Outcome]uint64{}, counted: account.NewCounted(), dropped: map[string]uint64{}, abandon: make(chan struct{}), hurried: make(chan struct{}),
 		wake: make(chan struct{}, 1), generations: slices.Clone(found),
 	}

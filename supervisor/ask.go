@@ -16,9 +16,9 @@ import (
 // sample. A listener whose connections are bounded is left out: at its bound a
 // client waits, and that is no fault. So is one of datagrams, which have no answer.
 func (s *Supervisor) askEach(ctx context.Context, g *generation) error {
-	by, ok := s.steering.(*steer.BPF)
-	if !ok || !by.Attached() {
-		return nil // a probe could reach anybody
+	by := s.steering.Prober()
+	if by == nil {
+		return nil
 	}
 	probes, probing := errgroup.WithContext(ctx)
 	probes.SetLimit(probesAtOnce)
@@ -37,7 +37,7 @@ func (s *Supervisor) askEach(ctx context.Context, g *generation) error {
 	return probes.Wait()
 }
 
-func (s *Supervisor) ask(ctx context.Context, by *steer.BPF, g *generation, conf config.Listener) error {
+func (s *Supervisor) ask(ctx context.Context, by steer.Prober, g *generation, conf config.Listener) error {
 	if conf.HTTP3 {
 		if err := s.probeHTTP3(ctx, by, g, conf); err != nil {
 			return fmt.Errorf("HTTP/3: %w", err)

@@ -5,8 +5,6 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/baton-mesh/baton/supervisor/steer"
 )
 
 // The names of what is kept.
@@ -58,10 +56,8 @@ func (s *Supervisor) keep(g *generation) {
 	if g.book != nil {
 		fds[keptOf(g.id, "ledger")] = g.book.FD()
 	}
-	if by, ok := s.steering.(*steer.BPF); ok {
-		for name, fd := range by.Tables() { // each time: those of datagrams come with the first that takes any
-			fds[keptTable+name] = fd
-		}
+	for name, fd := range s.steering.Tables() { // each time: those of datagrams come with the first that takes any
+		fds[keptTable+name] = fd
 	}
 	s.keeper.Put(fds)
 }

@@ -2,7 +2,6 @@ package supervisor
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 
 	"github.com/baton-mesh/baton/proxy/config"
@@ -11,8 +10,7 @@ import (
 
 // forgetListeners gives the addresses back that nobody needs any more. s.mu is held.
 func (s *Supervisor) forgetListeners() {
-	by, ok := s.steering.(*steer.BPF)
-	if !ok || s.shift.current == nil || !by.AnyShut() {
+	if s.shift.current == nil || !s.steering.AnyShut() {
 		return // while nobody serves, clients wait wherever somebody may
 	}
 	var living []steer.Addresses
@@ -24,23 +22,22 @@ func (s *Supervisor) forgetListeners() {
 	if r := s.running; r != nil && r.wants != nil {
 		living = append(living, r.wants)
 	}
-	if err := by.Forget(living...); err != nil {
+	if err := s.steering.Forget(living...); err != nil {
 		s.log.Error("give listeners back", "error", err)
 	}
 }
 
 // openListeners opens those that the release adds, now that it has flows.
 func (s *Supervisor) openListeners() error {
-	by, ok := s.steering.(*steer.BPF)
-	if !ok || !by.AnyShut() {
+	if !s.steering.AnyShut() {
 		return nil
 	}
-	if err := by.Fence(); err != nil {
+	if err := s.steering.Fence(); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return by.Open(s.shift.addresses()...)
+	return s.steering.Open(s.shift.addresses()...)
 }
 
 // openAdopted opens the listeners of who was found to serve, under their names, and
@@ -48,10 +45,7 @@ func (s *Supervisor) openListeners() error {
 // open, as they do at a first start. moved says that packets may be on their way by
 // another shift than the one in force.
 func (s *Supervisor) openAdopted(moved bool) error {
-	by, ok := s.steering.(*steer.BPF)
-	if !ok {
-		return nil
-	}
+	by := s.steering
 	if moved { // an interrupted release may just have been undone
 		if err := by.Fence(); err != nil {
 			return err
@@ -101,42 +95,8 @@ func (f *shiftInForce) addresses() (all []steer.Addresses) {
 
 // admit makes room for the listeners of a candidate.
 func (s *Supervisor) admit(r *release) error {
-	by, ok := s.steering.(*steer.BPF)
-	if !ok {
-		return nil
-	}
 	s.mu.Lock()
 	r.wants = r.recipe.addresses
 	s.mu.Unlock()
-	return by.Admit(r.recipe.config)
-}
-
-// sameListeners refuses what a release cannot change.
-func (s *Supervisor) sameListeners(c *config.Config) []string {
-	by, ok := s.steering.(*steer.BPF)
-	if ok {
-		return by.Overlaps(c)
-	}
-	var problems []string
-	wanted := make(map[string]config.Listener, len(c.Listeners))
-	for _, l := range c.Listeners {
-		wanted[l.Name] = l
-	}
-	had := map[string]bool{}
-	for _, have := range s.config.Listeners {
-		had[have.Name] = true
-		want, ok := wanted[have.Name]
-		switch {
-		case !ok:
-			problems = append(problems, fmt.Sprintf("listener %s would be removed: that needs a restart of the supervisor", have.Name))
-		case want.Address != have.Address || want.DualStack != have.DualStack:
-			problems = append(problems, fmt.Sprintf("listener %s would move from %s to %s: that needs a restart of the supervisor", have.Name, have.Address, want.Address))
-		}
-	}
-	for _, want := range c.Listeners {
-		if !had[want.Name] {
-			problems = append(problems, fmt.Sprintf("listener %s would be added in takeover mode: that needs a restart of the supervisor", want.Name))
-		}
-	}
-	return problems
+	return s.steering.Admit(r.recipe.config)
 }

@@ -66,7 +66,7 @@ func TestShiftThatNobodyOrderedIsFound(t *testing.T) {
 	n := serve(t, conf(t, "serve"))
 	r := n.inVerify(n.like("serve", long))
 	by := n.s.steering.(*steer.BPF)
-	to := by.SharedShift()
+	to, _ := by.InForce()
 	to.Current = r.previous.slot
 	for done := false; !done; {
 		select {

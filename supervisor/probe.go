@@ -41,13 +41,13 @@ const (
 // steering program sends to the candidate alone, and believes the kernel's
 // counters, not the answer, on who was reached.
 func (s *Supervisor) probe(ctx context.Context, r *release) error {
-	by, ok := s.steering.(*steer.BPF)
-	if !ok {
+	if !s.steering.Chooses() {
 		r.result.Evidence = append(r.result.Evidence, "no probe: takeover mode cannot connect to the candidate alone; it was ready by its own word")
 		return nil
 	}
-	if !by.Attached() {
-		return nil // a probe could reach anybody
+	by := s.steering.Prober()
+	if by == nil {
+		return nil
 	}
 	probes, probing := errgroup.WithContext(ctx) // ends when all are done
 	probes.SetLimit(probesAtOnce)
@@ -76,7 +76,7 @@ func (s *Supervisor) probe(ctx context.Context, r *release) error {
 	return nil
 }
 
-func (s *Supervisor) probeListener(ctx context.Context, by *steer.BPF, g *generation, l config.Listener) error {
+func (s *Supervisor) probeListener(ctx context.Context, by steer.Prober, g *generation, l config.Listener) error {
 	if l.HTTP3 {
 		if err := s.probeHTTP3(ctx, by, g, l); err != nil {
 			return fmt.Errorf("HTTP/3: %w", err)
@@ -138,7 +138,7 @@ func (s *Supervisor) probeSpan(ctx context.Context, listener string) (context.Co
 	}
 }
 
-func (s *Supervisor) probeOnce(ctx context.Context, by *steer.BPF, g *generation, l config.Listener) (err error) {
+func (s *Supervisor) probeOnce(ctx context.Context, by steer.Prober, g *generation, l config.Listener) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(s.patience.Load()))
 	defer cancel()
 	ctx, end := s.probeSpan(ctx, l.Name)
@@ -175,7 +175,7 @@ func (s *Supervisor) probeOnce(ctx context.Context, by *steer.BPF, g *generation
 
 // dialCandidate opens a connection whose source address is in the probe table
 // before its first packet leaves.
-func dialCandidate(ctx context.Context, by *steer.BPF, g *generation, l config.Listener) (net.Conn, error) {
+func dialCandidate(ctx context.Context, by steer.Prober, g *generation, l config.Listener) (net.Conn, error) {
 	to := probeAddress(l)
 	var from netip.AddrPort
 	d := net.Dialer{Control: func(network, _ string, c syscall.RawConn) error {

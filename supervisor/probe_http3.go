@@ -21,7 +21,7 @@ import (
 // probeHTTP3 asks the candidate by HTTP/3 at the public address, from a port that
 // the program sends to it alone. What comes behind its first packets is steered by
 // the connection IDs that it has given, so the answer proves them too.
-func (s *Supervisor) probeHTTP3(ctx context.Context, by *steer.BPF, g *generation, l config.Listener) (err error) {
+func (s *Supervisor) probeHTTP3(ctx context.Context, by steer.Prober, g *generation, l config.Listener) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	ctx, end := s.probeSpan(ctx, l.Name+contract.UDPSuffix)

@@ -46,7 +46,7 @@ func sample(all []config.Listener) (asked, reached []config.Listener) {
 // reachAll opens and closes a connection on each of some listeners, which the
 // steering program sends to the candidate alone. Whether it accepts them is for
 // the caller to wait for.
-func (s *Supervisor) reachAll(ctx context.Context, by *steer.BPF, g *generation, listeners []config.Listener) error {
+func (s *Supervisor) reachAll(ctx context.Context, by steer.Prober, g *generation, listeners []config.Listener) error {
 	if len(listeners) == 0 {
 		return nil
 	}
@@ -87,7 +87,7 @@ func (s *Supervisor) reachAll(ctx context.Context, by *steer.BPF, g *generation,
 
 // reach opens and closes one connection. By system calls alone: what a
 // net.Dialer does beside takes longer than the connection.
-func reach(by *steer.BPF, g *generation, l config.Listener) (err error) {
+func reach(by steer.Prober, g *generation, l config.Listener) (err error) {
 	to := probeAddress(l)
 	family := unix.AF_INET6
 	var sa unix.Sockaddr = &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}

@@ -303,8 +303,8 @@ func (s *Supervisor) run(ctx context.Context, r *release) {
 	defer s.mu.Unlock()
 	s.running = nil
 	s.unserved(r)
-	if by, ok := s.steering.(*steer.BPF); ok && outcome == Passed {
-		by.Rename(r.recipe.config, r.only)
+	if outcome == Passed {
+		s.steering.Rename(r.recipe.config, r.only)
 	}
 	s.forgetListeners()
 	s.note()

@@ -3,7 +3,6 @@ package supervisor
 import (
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/supervisor/state"
-	"github.com/baton-mesh/baton/supervisor/steer"
 )
 
 // What the next supervisor has to know of listeners that are split: where their new
@@ -50,12 +49,8 @@ func (s *Supervisor) byID(ids map[string]uint64) map[string]*generation {
 }
 
 // readOwn learns which listeners have a shift of their own. s.mu is held.
-func (s *Supervisor) readOwn(all reuseport.Shift, serves func(*generation) bool) {
-	by, ok := s.steering.(*steer.BPF)
-	if !ok {
-		return
-	}
-	for name, word := range by.OwnShifts() {
+func (s *Supervisor) readOwn(all reuseport.Shift, own map[string]reuseport.Shift, serves func(*generation) bool) {
+	for name, word := range own {
 		f := shiftInForce{current: s.slots[word.Current], other: s.slots[word.Other], weight: float64(word.Weight) / 65536, salt: word.Salt}
 		if !serves(f.current) {
 			f.current = nil

@@ -8,6 +8,7 @@ import (
 
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/supervisor/state"
+	"github.com/baton-mesh/baton/supervisor/steer"
 )
 
 // splitLeft is a supervisor that has found generations, each with the listeners a
@@ -16,7 +17,7 @@ func splitLeft(all ...*generation) *Supervisor {
 	for _, g := range all {
 		g.recipe.config.Listeners = []config.Listener{{Name: "a", Address: "127.0.0.1:1"}, {Name: "b", Address: "127.0.0.1:2"}}
 	}
-	return &Supervisor{config: config.Default(), log: slog.New(slog.DiscardHandler), steering: shiftsOnly{exclusive: true}, outcomes: map[Outcome]uint64{}, own: split{}, generations: all}
+	return &Supervisor{config: config.Default(), log: slog.New(slog.DiscardHandler), steering: shiftsOnly{Steering: new(steer.Takeover), exclusive: true}, outcomes: map[Outcome]uint64{}, own: split{}, generations: all}
 }
 
 func (s *Supervisor) ownerIDs() map[string]uint64 {

@@ -212,11 +212,11 @@ func TestMisroutedFlowOfAListenerIsFound(t *testing.T) {
 	}
 	eventually(t, "it is watched", func() bool { st := n.s.Status().Release; return st != nil && st.Weight == 0.5 })
 	by := n.s.steering.(*steer.BPF)
-	own := by.OwnShifts()
+	all, own := by.InForce()
 	word := own["a"]
 	word.Current = word.Other
 	own["b"] = word
-	by.Shift(by.SharedShift(), own)
+	by.Shift(all, own)
 	if got, err := answers(n.conf.Listeners[2].Address, "/"); got != "2" || err != nil {
 		t.Fatalf("%q, %v", got, err)
 	}

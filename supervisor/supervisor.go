@@ -351,9 +351,7 @@ func (s *Supervisor) applyShift() {
 	if f.current == nil {
 		return
 	}
-	if by, ok := s.steering.(*steer.BPF); ok {
-		by.Shut(f.addresses()...)
-	}
+	s.steering.Shut(f.addresses()...)
 	s.steering.Shift(f.word(), s.words())
 }
 

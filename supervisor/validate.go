@@ -134,7 +134,7 @@ func reachable(path string, account spawn.Account) error {
 
 // sameNode refuses what the supervisor has begun with and keeps.
 func (s *Supervisor) sameNode(c *config.Config) error {
-	problems := s.sameListeners(c)
+	problems := s.steering.Conflicts(c)
 	if c.RuntimeDir != s.config.RuntimeDir || c.Node != s.config.Node || c.Admin != s.config.Admin {
 		problems = append(problems, "node, runtime_dir or admin would change: that needs a restart of the supervisor")
 	}

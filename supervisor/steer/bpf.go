@@ -115,8 +115,13 @@ func (s *BPF) Chooses() bool { return true }
 // Refuse never does.
 func (s *BPF) Refuse(Asked) error { return nil }
 
-// Attached reports whether the programs steer; see [Options.Unsteered].
-func (s *BPF) Attached() bool { return s.attach }
+// Prober is the program itself, unless it does not steer; see [Options.Unsteered].
+func (s *BPF) Prober() Prober {
+	if !s.attach {
+		return nil // a probe could reach anybody
+	}
+	return s
+}
 
 // Bind makes the listening sockets of a generation, in no slot: they listen, and the
 // program picks none of them.
@@ -146,10 +151,6 @@ func (s *BPF) Unsteer(from netip.AddrPort) error { return s.node.Unsteer(from) }
 // Tables are descriptors of the maps, by names that tell their layout, for whoever
 // keeps copies, see [Options.Kept]. They stay the steering's.
 func (s *BPF) Tables() map[string]int { return s.node.Tables() }
-
-// SharedShift is the shift in force of all listeners that have none of their own. Its
-// salt is 0 where nobody has served yet.
-func (s *BPF) SharedShift() reuseport.Shift { return s.node.Shift(reuseport.All) }
 
 // Detach leaves the groups to the kernel's hash, over the members that listen.
 func (s *BPF) Detach() {
@@ -300,19 +301,19 @@ func (s *BPF) release() error {
 	return errors.Join(errs...)
 }
 
-// OwnShifts are the shifts that listeners have of their own, by name.
-func (s *BPF) OwnShifts() map[string]reuseport.Shift {
+// InForce reads the words of the shift.
+func (s *BPF) InForce() (all reuseport.Shift, own map[string]reuseport.Shift) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	words := map[string]reuseport.Shift{}
+	own = map[string]reuseport.Shift{}
 	s.ownShifts = map[uint32]bool{}
 	for number := range s.numbers { // also of an address that nobody has any more
 		s.ownShifts[number] = s.node.Shift(number).Salt != 0
 	}
 	for _, l := range s.listeners {
 		if number := l.group.Number(); s.ownShifts[number] {
-			words[l.conf.Name] = s.node.Shift(number)
+			own[l.conf.Name] = s.node.Shift(number)
 		}
 	}
-	return words
+	return s.node.Shift(reuseport.All), own
 }

@@ -4,14 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/supervisor/ports"
+	"github.com/baton-mesh/baton/supervisor/spawn"
 )
 
 // inherit duplicates a listener's socket of which this supervisor has a descriptor
@@ -95,39 +94,24 @@ func adopt(conf config.Listener, nonblocking bool, left []Left) (Socket, error) 
 
 var errNoneLeft = errors.New("no generation is left that listens there")
 
-// takeFrom duplicates a socket of a generation's process (pidfd_getfd(2)), which
-// takes the right to trace it: root, or the same user where Yama allows it.
+// takeFrom duplicates a socket of a generation's process.
 func takeFrom(g Left, h ports.Holder, nonblocking bool) (Socket, error) {
-	dir := fmt.Sprintf("/proc/%d/fd", g.Process.PID)
-	entries, err := os.ReadDir(dir)
+	fd, err := g.Process.Socket(h.Cookie)
+	if errors.Is(err, spawn.ErrNoSocket) {
+		return Socket{}, errNoneLeft
+	}
 	if err != nil {
+		return Socket{}, fmt.Errorf("take the socket of generation %d: %w", g.Generation, err)
+	}
+	s := Socket{fd, h.Cookie}
+	if err := s.mustBe(h.Cookie, nonblocking); err != nil {
+		s.close()
 		return Socket{}, err
 	}
-	for _, e := range entries {
-		link, err := os.Readlink(filepath.Join(dir, e.Name()))
-		if err != nil || link != fmt.Sprintf("socket:[%d]", h.Inode) {
-			continue
-		}
-		var number int
-		if _, err := fmt.Sscan(e.Name(), &number); err != nil {
-			return Socket{}, err
-		}
-		fd, err := g.Process.Duplicate(number)
-		if err != nil {
-			return Socket{}, fmt.Errorf("take the socket of generation %d: %w", g.Generation, err)
-		}
-		s := Socket{fd, h.Cookie}
-		if err := s.mustBe(h.Cookie, nonblocking); err != nil {
-			s.close()
-			return Socket{}, err
-		}
-		return s, nil
-	}
-	return Socket{}, errNoneLeft
+	return s, nil
 }
 
-// mustBe makes sure that a descriptor, found by a number that may have been used
-// again meanwhile, is the socket meant, and that its blocking mode is as wanted.
+// mustBe makes sure that a descriptor is the socket meant, and that its blocking mode is as wanted.
 func (s Socket) mustBe(cookie uint64, nonblocking bool) error {
 	is, err := unix.GetsockoptUint64(s.FD, unix.SOL_SOCKET, unix.SO_COOKIE)
 	if err != nil {

@@ -130,7 +130,7 @@ func TestShiftOfAnAbandonedAddressIsCleared(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer next.Close()
-	if words := next.OwnShifts(); len(words) != 0 {
+	if _, words := next.InForce(); len(words) != 0 {
 		t.Errorf("%+v", words)
 	}
 	next.Shift(reuseport.Shift{Current: 1, Other: 1, Salt: 1}, nil)

@@ -206,9 +206,9 @@ func (s *BPF) Rename(c *config.Config, only []string) {
 // at is what the listener is known by.
 func (l *listener) at() reuseport.Address { return addressOf(l.conf, l.udp) }
 
-// Overlaps names the listeners of a configuration that would share connections
+// Conflicts names the listeners of a configuration that would share connections
 // with one that is still there: the more specific of the two would get them.
-func (s *BPF) Overlaps(c *config.Config) (problems []string) {
+func (s *BPF) Conflicts(c *config.Config) (problems []string) {
 	all := s.all()
 	for _, conf := range c.Listeners {
 		for _, udp := range halves(conf) {

@@ -1,6 +1,8 @@
 package steer
 
 import (
+	"net/netip"
+
 	"github.com/baton-mesh/baton/bpf/iter"
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/proxy/config"
@@ -9,8 +11,8 @@ import (
 )
 
 // Steering is how a new flow finds its generation: [BPF] has a program in the
-// kernel choose, [Takeover] lets generations share their listening sockets. What
-// only a program can do stands at [BPF]. All methods may be called at once.
+// kernel choose, [Takeover] lets generations share their listening sockets. What a mode
+// does not need it answers with nothing to do. All methods may be called at once.
 type Steering interface {
 	// Mode is the way it is: config.SteeringBPF or config.SteeringTakeover.
 	Mode() config.Steering
@@ -41,6 +43,10 @@ type Steering interface {
 	// it waits for the programs that run, some 10 ms.
 	Shift(all reuseport.Shift, own map[string]reuseport.Shift)
 	Fence() error
+	// InForce are the shifts that the kernel has, as an earlier supervisor may have left
+	// them: of all listeners, and of those that have one of their own, by name. One whose
+	// salt is 0 was never made.
+	InForce() (all reuseport.Shift, own map[string]reuseport.Shift)
 
 	// InSlot reports how many of a generation's listening sockets, as they were given
 	// to Fill, are where they were put. One that its generation has shut down is not.
@@ -67,6 +73,14 @@ type Steering interface {
 	// Detach leaves the listeners to what an earlier supervisor has left.
 	Detach()
 
+	Listeners
+
+	// Prober reaches one generation by its public addresses; nil: that cannot be.
+	Prober() Prober
+
+	// Tables are what outlives a supervisor that dies, as descriptors by name; they stay
+	// the steering's.
+	Tables() map[string]int
 	// Known reports whether a listening socket is the supervisor's own.
 	Known(cookie uint64) bool
 	// Describe tells of each listener, and what was counted for each of the slots
@@ -74,6 +88,37 @@ type Steering interface {
 	Describe(slots int) ([]Listener, []SlotRuns)
 	// Close ends the steering and takes what it has pinned away.
 	Close() error
+}
+
+// Listeners come and go with releases, where a mode lets them.
+type Listeners interface {
+	// Conflicts says why the listeners of a configuration cannot be had beside, or in
+	// place of, those that are there.
+	Conflicts(c *config.Config) []string
+	// Admit makes room for the listeners of a configuration; new ones are closed.
+	Admit(c *config.Config) error
+	// Shut closes those that nobody of the given serves: it comes before the shift that
+	// leaves them. Open opens those that one of the given serves, when no packet is on its
+	// way by the shift before. Forget takes the closed ones away that nobody living has.
+	Shut(serving ...Addresses)
+	AnyShut() bool
+	Open(serving ...Addresses) error
+	Forget(living ...Addresses) error
+	// Rename calls the listeners as a configuration does; with only not nil those alone.
+	Rename(c *config.Config, only []string)
+}
+
+// Prober sends connections of the supervisor's own to the generation in one slot, and
+// tells who was reached.
+type Prober interface {
+	// Steer sends what comes from an address to a slot, whatever the shift says, until
+	// Unsteer.
+	Steer(from netip.AddrPort, slot uint8) error
+	Unsteer(from netip.AddrPort) error
+	// Counts sums one slot's counters over all listeners, CountsOf one listener's, of
+	// TCP, over all slots.
+	Counts(slot int) (reuseport.Counts, error)
+	CountsOf(l config.Listener) (reuseport.Counts, error)
 }
 
 // Asked is what a release wants of the steering.

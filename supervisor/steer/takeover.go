@@ -29,7 +29,8 @@ import (
 //     supervisor listens again; what was queued has been reset by then. The
 //     youngest is taken to have done it: the others have behaved for longer.
 type Takeover struct {
-	nonblocking bool // of the one file description that all generations share
+	nonblocking bool              // of the one file description that all generations share
+	listeners   []config.Listener // as they are until the supervisor ends
 
 	mu     sync.Mutex
 	shared []sharedSocket // in the order of the file; none after CloseSinks
@@ -65,7 +66,7 @@ func OpenTakeover(c *config.Config, left []Left, unclaimed map[string][]int, log
 	if err := withoutDatagrams(c, config.SteeringTakeover); err != nil {
 		return nil, err
 	}
-	t := &Takeover{nonblocking: c.Proxy.Nonblocking}
+	t := &Takeover{nonblocking: c.Proxy.Nonblocking, listeners: c.Listeners}
 	for _, conf := range c.Listeners {
 		s, err := inherit(conf, t.nonblocking, left, unclaimed)
 		if err != nil {
@@ -177,15 +178,53 @@ func (t *Takeover) BindDatagrams(c *config.Config) (Sockets, error) {
 // What a program does has no counterpart here: there is nothing to move, nothing on its
 // way, nothing counted, and no sink.
 
-func (t *Takeover) FillDatagrams(uint8, *config.Config, Sockets) error { return nil }
-func (t *Takeover) EmptyDatagrams(uint8)                               {}
-func (t *Takeover) Shift(reuseport.Shift, map[string]reuseport.Shift)  {}
-func (t *Takeover) Fence() error                                       { return nil }
-func (t *Takeover) Moved(uint8) (map[string]reuseport.Moved, error)    { return nil, nil }
-func (t *Takeover) Buffers(uint8) (map[string]ports.Buffer, error)     { return nil, nil }
-func (t *Takeover) Counts(int) (reuseport.Counts, error)               { return reuseport.Counts{}, nil }
-func (t *Takeover) EmptySinks() error                                  { return nil }
-func (t *Takeover) Detach()                                            {}
+func (t *Takeover) FillDatagrams(uint8, *config.Config, Sockets) error             { return nil }
+func (t *Takeover) EmptyDatagrams(uint8)                                           {}
+func (t *Takeover) Shift(reuseport.Shift, map[string]reuseport.Shift)              {}
+func (t *Takeover) Fence() error                                                   { return nil }
+func (t *Takeover) Moved(uint8) (map[string]reuseport.Moved, error)                { return nil, nil }
+func (t *Takeover) Buffers(uint8) (map[string]ports.Buffer, error)                 { return nil, nil }
+func (t *Takeover) Counts(int) (reuseport.Counts, error)                           { return reuseport.Counts{}, nil }
+func (t *Takeover) EmptySinks() error                                              { return nil }
+func (t *Takeover) Detach()                                                        {}
+func (t *Takeover) InForce() (all reuseport.Shift, own map[string]reuseport.Shift) { return }
+func (t *Takeover) Prober() Prober                                                 { return nil }
+func (t *Takeover) Tables() map[string]int                                         { return nil }
+
+// Listeners stay as they are, and are open.
+
+func (t *Takeover) Admit(*config.Config) error      { return nil }
+func (t *Takeover) Shut(...Addresses)               {}
+func (t *Takeover) AnyShut() bool                   { return false }
+func (t *Takeover) Open(...Addresses) error         { return nil }
+func (t *Takeover) Forget(...Addresses) error       { return nil }
+func (t *Takeover) Rename(*config.Config, []string) {}
+
+// Conflicts names every change of the listeners.
+func (t *Takeover) Conflicts(c *config.Config) []string {
+	var problems []string
+	wanted := make(map[string]config.Listener, len(c.Listeners))
+	for _, l := range c.Listeners {
+		wanted[l.Name] = l
+	}
+	had := map[string]bool{}
+	for _, have := range t.listeners {
+		had[have.Name] = true
+		want, ok := wanted[have.Name]
+		switch {
+		case !ok:
+			problems = append(problems, fmt.Sprintf("listener %s would be removed: that needs a restart of the supervisor", have.Name))
+		case want.Address != have.Address || want.DualStack != have.DualStack:
+			problems = append(problems, fmt.Sprintf("listener %s would move from %s to %s: that needs a restart of the supervisor", have.Name, have.Address, want.Address))
+		}
+	}
+	for _, want := range c.Listeners {
+		if !had[want.Name] {
+			problems = append(problems, fmt.Sprintf("listener %s would be added in takeover mode: that needs a restart of the supervisor", want.Name))
+		}
+	}
+	return problems
+}
 
 // InSlot counts the sockets that a generation has not shut down. One that was
 // listens again when it returns.
