@@ -19,6 +19,7 @@ import (
 
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/tests/need"
+	"github.com/baton-mesh/baton/tests/scratch"
 )
 
 func TestMain(m *testing.M) {
@@ -120,14 +121,7 @@ func conf(t *testing.T, how string, change ...func(*config.Config)) *config.Conf
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.MkdirTemp("", "b")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil { // generations pass through it to the notify socket
-		t.Fatal(err)
-	}
+	dir := scratch.Dir(t) // generations pass through it to the notify socket
 	c := config.Default()
 	c.RuntimeDir, c.Admin = filepath.Join(dir, "run"), config.Admin{}
 	c.Node = config.Node{Name: "test", ServerID: 7}

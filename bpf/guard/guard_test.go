@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/baton-mesh/baton/tests/need"
+	"github.com/baton-mesh/baton/tests/scratch"
 )
 
 // asGeneration makes the test binary try every option on descriptor 3 and
@@ -249,9 +250,7 @@ func TestTheMakersCgroupDecides(t *testing.T) {
 // A supervisor that dies leaves its sockets guarded, and the next one counts on.
 func TestOutlivesItsProcess(t *testing.T) {
 	_, own := need.Cgroup2(t)
-	need.BPFFS(t)
-	dir := fmt.Sprintf("/sys/fs/bpf/baton-guard-test-%d", os.Getpid())
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := scratch.Pins(t)
 	first := open(t, own, dir)
 	a, _ := pair(t)
 	protect(t, first, a, 7)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/baton-mesh/baton/bpf/flows"
 	"github.com/baton-mesh/baton/tests/need"
+	"github.com/baton-mesh/baton/tests/scratch"
 	"github.com/baton-mesh/baton/tests/testnet"
 )
 
@@ -227,11 +228,7 @@ func TestBesideTheAccountOfFlows(t *testing.T) {
 // A process that ends leaves what it pinned: listeners go on telling, and who
 // comes after takes over.
 func TestTakenOver(t *testing.T) {
-	need.BPFFS(t)
-	dir, err := os.MkdirTemp("/sys/fs/bpf", "sockops-test-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := scratch.Pins(t)
 	t.Cleanup(func() {
 		if err := os.Remove(dir); err != nil { // not empty: something is pinned still
 			t.Error(err)
@@ -249,7 +246,7 @@ func TestTakenOver(t *testing.T) {
 	l.exchange(listener, 1000)
 
 	_, own := need.Cgroup2(t)
-	err = l.node.Do(func() (err error) { l.programs, err = Open(o); return err })
+	err := l.node.Do(func() (err error) { l.programs, err = Open(o); return err })
 	if err == nil {
 		err = l.programs.Serve(own)
 	}

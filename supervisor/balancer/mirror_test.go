@@ -4,12 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"testing"
 
 	"github.com/baton-mesh/baton/bpf/xdp"
 	"github.com/baton-mesh/baton/tests/need"
+	"github.com/baton-mesh/baton/tests/scratch"
 )
 
 // mirror writes to the real kernel what the one that remembers has taken.
@@ -21,13 +21,7 @@ type mirror struct {
 func newMirror(t *testing.T, size int) *mirror {
 	t.Helper()
 	need.Root(t, "loading BPF programs")
-	need.BPFFS(t)
-	dir, err := os.MkdirTemp(bpffs, "baton-test-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	b, err := xdp.Open(xdp.Options{Dir: dir, RingSize: size})
+	b, err := xdp.Open(xdp.Options{Dir: scratch.Pins(t), RingSize: size})
 	if err != nil {
 		t.Fatal(err)
 	}

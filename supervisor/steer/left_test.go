@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/supervisor/idkeys"
 	"github.com/baton-mesh/baton/tests/need"
+	"github.com/baton-mesh/baton/tests/scratch"
 )
 
 func listens(name, address string) config.Listener {
@@ -38,12 +38,7 @@ func port(t *testing.T) int {
 func pins(t *testing.T) string {
 	t.Helper()
 	need.Root(t, "it loads BPF programs")
-	dir, err := MountPins(fmt.Sprintf("steer-test-%d", os.Getpid()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.Remove(dir) })
-	return dir
+	return scratch.Pins(t)
 }
 
 // reopen is what a supervisor does with the tables of the one before.

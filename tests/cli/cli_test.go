@@ -43,6 +43,7 @@ import (
 	"github.com/baton-mesh/baton/proxy/contract"
 	"github.com/baton-mesh/baton/tests/need"
 	supervised "github.com/baton-mesh/baton/tests/node"
+	"github.com/baton-mesh/baton/tests/scratch"
 )
 
 // liar is a generation that says it is ready and answers nobody: the test binary
@@ -95,25 +96,10 @@ func build(t *testing.T) string {
 	return dir
 }
 
-// shortDir is a directory that every user may enter, with a path short enough
-// for a Unix socket below it.
-func shortDir(t testing.TB) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "b")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
-
 // setup gives a script its variables, its origin and its files.
 func setup(env *testscript.Env, bin string) error {
 	t := env.T().(testing.TB)
-	run := filepath.Join(shortDir(t), "run")
+	run := filepath.Join(scratch.Dir(t), "run")
 	origin := httptest.NewServer(http.HandlerFunc(answer))
 	t.Cleanup(func() {
 		origin.CloseClientConnections()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/baton-mesh/baton/bpf/xdp"
 	"github.com/baton-mesh/baton/supervisor/balancer/maglev"
+	"github.com/baton-mesh/baton/tests/scratch"
 )
 
 // The ports that clients connect from: the kernel's choice of them, IANA's aside.
@@ -40,12 +41,7 @@ const spare = 8
 // one of all but the last.
 func (l *lab) ports(n int) (tcp, udp []clientPort) {
 	l.t.Helper()
-	dir, err := os.MkdirTemp("/sys/fs/bpf", "baton-test-")
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	l.t.Cleanup(func() { os.RemoveAll(dir) })
-	b, err := xdp.Open(xdp.Options{Dir: dir, RingSize: maglev.Small})
+	b, err := xdp.Open(xdp.Options{Dir: scratch.Pins(l.t), RingSize: maglev.Small})
 	if err != nil {
 		l.t.Fatal(err)
 	}
