@@ -19,7 +19,7 @@ func newDemoCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Replace a proxy under load, and count what its clients lost",
-		Long: `Start a supervisor, an origin and clients of fifteen kinds on loopback, then release:
+		Long: `Start a supervisor, an origin and clients of eighteen kinds on loopback (fifteen in takeover mode), then release:
 three good candidates, one that never becomes ready, one that is killed right after
 its shift, and a storm of fifty requests at once.
 
