@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/baton-mesh/baton/bpf/bpffs"
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/supervisor/account"
 	"github.com/baton-mesh/baton/supervisor/spawn"
@@ -32,7 +33,7 @@ func (s *Supervisor) openSteerer(mode config.Steering, attach bool) error {
 		return nil
 	}
 	var err error
-	if s.pins, err = steer.MountPins(instanceName(s.config.RuntimeDir)); err != nil {
+	if s.pins, err = bpffs.Mounted(instanceName(s.config.RuntimeDir)); err != nil {
 		s.log.Warn("nothing is pinned: the tables cannot be inspected from outside", "reason", err)
 	}
 	s.openTCPOption(s.pins)
@@ -84,7 +85,7 @@ func (s *Supervisor) account(user string) (spawn.Account, error) {
 }
 
 // PinsOf is where a supervisor with this runtime directory pins what it loads.
-func PinsOf(runtimeDir string) string { return steer.Pins(instanceName(runtimeDir)) }
+func PinsOf(runtimeDir string) string { return bpffs.Of(instanceName(runtimeDir)) }
 
 // instanceName names pins and cgroups after a runtime directory. The BPF file
 // system allows no dots; the hash keeps /run/a-b and /run/a.b apart.

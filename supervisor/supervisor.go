@@ -14,6 +14,7 @@ import (
 
 	oteltrace "go.opentelemetry.io/otel/trace"
 
+	"github.com/baton-mesh/baton/bpf/bpffs"
 	"github.com/baton-mesh/baton/bpf/cidkeys"
 	"github.com/baton-mesh/baton/bpf/guard"
 	"github.com/baton-mesh/baton/bpf/reuseport"
@@ -161,7 +162,7 @@ func New(o Options) (_ *Supervisor, err error) {
 	if err := doctor.Files(s.config); err != nil {
 		return nil, err
 	}
-	mode, why, err := steer.Choose(s.config.Steering, steer.Pins(instanceName(s.config.RuntimeDir)))
+	mode, why, err := steer.Choose(s.config.Steering, bpffs.Of(instanceName(s.config.RuntimeDir)))
 	if err != nil {
 		return nil, err
 	}

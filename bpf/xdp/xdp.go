@@ -159,10 +159,6 @@ func Open(o Options) (*Balancer, error) {
 // Close ends the use of the tables. They stay, and the program goes on.
 func (b *Balancer) Close() error { return b.objs.Close() }
 
-// RemoveAll takes everything away that is pinned below a directory: the program
-// off its interfaces, and its tables.
-func RemoveAll(dir string) error { return os.RemoveAll(filepath.Join(dir, layout)) }
-
 // Keys are those of encrypted connection IDs.
 func (b *Balancer) Keys() *cidkeys.Table { return cidkeys.Of(b.objs.CidKeys) }
 

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/baton-mesh/baton/bpf/bpffs"
 	"github.com/baton-mesh/baton/bpf/xdp"
 	"github.com/baton-mesh/baton/supervisor/balancer/maglev"
 )
@@ -29,21 +30,10 @@ func (p *Program) Held() (Tables, error) {
 	return t, err
 }
 
-const bpffs = "/sys/fs/bpf"
-
 // pinDir is where the tables of a runtime directory are pinned.
 func pinDir(runtimeDir string) (string, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(bpffs, &st); err != nil {
-		return "", fmt.Errorf("stat %s: %w", bpffs, err)
-	}
-	if st.Type != unix.BPF_FS_MAGIC {
-		if err := unix.Mount("bpf", bpffs, "bpf", 0, ""); err != nil {
-			return "", fmt.Errorf("mount the BPF file system on %s: %w", bpffs, err)
-		}
-	}
 	sum := sha256.Sum256([]byte(filepath.Clean(runtimeDir)))
-	return filepath.Join(bpffs, "baton", fmt.Sprintf("balancer-%x", sum[:8])), nil
+	return bpffs.Mounted(fmt.Sprintf("balancer-%x", sum[:8]))
 }
 
 // lock keeps a second balancer from the tables of a runtime directory.
