@@ -78,7 +78,7 @@ func scripts(t *testing.T, dir string) {
 		Setup:              func(env *testscript.Env) error { return setup(env, bin) },
 		Cmds:               commands,
 		// A supervisor that should have refused to run never ends.
-		Deadline: time.Now().Add(4 * time.Minute),
+		Deadline: time.Now().Add(8 * time.Minute),
 	})
 }
 
