@@ -108,7 +108,7 @@ func (k *keeping) serve(w http.ResponseWriter, r *http.Request) {
 			status = 500
 		}
 	case "fails-after-3s":
-		if time.Since(began) > 3*time.Second {
+		if time.Since(bornAt) > 3*time.Second {
 			status = 500
 		}
 	case "scribbles":

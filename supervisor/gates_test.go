@@ -21,8 +21,8 @@ import (
 // atLength reports whether the gates are tested at full length: make gates.
 func atLength() bool { return os.Getenv("BATON_TEST_GATES") != "" }
 
-// began is when this process did, for a generation that turns bad by time.
-var began = time.Now()
+// bornAt is when this process began, for a generation that turns bad by time.
+var bornAt = time.Now()
 
 // fineFor is how many requests a bad generation answers before it is bad: the
 // probes, and some of a client's.
@@ -59,7 +59,7 @@ func misbehave(how string) (http.Handler, bool) {
 			return at
 		},
 		"exit-after-3s": func(int64, http.ResponseWriter, *http.Request) bool {
-			if time.Since(began) > 3*time.Second {
+			if time.Since(bornAt) > 3*time.Second {
 				os.Exit(3)
 			}
 			return false
