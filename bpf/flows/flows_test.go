@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/baton-mesh/baton/tests/need"
+	"github.com/baton-mesh/baton/tests/scratch"
 	"github.com/baton-mesh/baton/tests/testnet"
 )
 
@@ -191,9 +191,7 @@ func TestScansAndStraysAreNoFlows(t *testing.T) {
 // With pins, flows are counted on while nobody has the programs, and once when
 // two have.
 func TestOutlivesItsProcess(t *testing.T) {
-	need.BPFFS(t)
-	dir := fmt.Sprintf("/sys/fs/bpf/baton-flows-test-%d", os.Getpid())
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := scratch.Pins(t)
 	first := open(t, dir)
 	unpinned := open(t, "") // another's, with marks and accounts of its own
 	s := serve(t, first, testnet.New(t, "node")[0], 0, 7)

@@ -1,23 +1,20 @@
 package flows
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/baton-mesh/baton/tests/need"
+	"github.com/baton-mesh/baton/tests/scratch"
 	"github.com/baton-mesh/baton/tests/testnet"
 )
 
 // The programs of a process of this build go on where they hang, and those of another
 // build give way; either way each flow is counted once.
 func TestProgramsAreLeft(t *testing.T) {
-	need.BPFFS(t)
-	dir := fmt.Sprintf("/sys/fs/bpf/baton-flows-left-%d", os.Getpid())
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := scratch.Pins(t)
 	first := open(t, dir)
 	s := serve(t, first, testnet.New(t, "node")[0], 0, 7)
 	flows := uint64(0)

@@ -16,7 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/baton-mesh/baton/quicid"
-	"github.com/baton-mesh/baton/tests/need"
+	"github.com/baton-mesh/baton/tests/scratch"
 	"github.com/baton-mesh/baton/tests/testnet"
 )
 
@@ -225,14 +225,9 @@ func TestRandomPackets(t *testing.T) {
 		}
 	}
 	t.Logf("BATON_TEST_SEED=%d BATON_TEST_PACKETS=%d", seed, n)
-	need.BPFFS(t)
 	host := testnet.New(t, "balancer")[0]
 	for i, hostOrder := range []bool{false, true} {
-		dir, err := os.MkdirTemp("/sys/fs/bpf", "baton-test-")
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { os.RemoveAll(dir) })
+		dir := scratch.Pins(t)
 		if err := host.Do(func() error {
 			w, err := newWorld(dir, seed, uint64(i), hostOrder)
 			if err != nil {

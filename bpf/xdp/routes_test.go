@@ -13,7 +13,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
-	"github.com/baton-mesh/baton/tests/need"
+	"github.com/baton-mesh/baton/tests/scratch"
 	"github.com/baton-mesh/baton/tests/testnet"
 )
 
@@ -21,13 +21,7 @@ import (
 // answer of bpf_fib_lookup (enum bpf_fib_lookup_ret) that this program can get, and
 // what becomes of the packet.
 func TestRoutes(t *testing.T) {
-	need.BPFFS(t)
-	host := testnet.New(t, "balancer")[0]
-	dir, err := os.MkdirTemp("/sys/fs/bpf", "baton-test-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	host, dir := testnet.New(t, "balancer")[0], scratch.Pins(t)
 	inHost := func(f func() error) {
 		t.Helper()
 		if err := host.Do(f); err != nil {

@@ -4,11 +4,11 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
-	"os"
 	"testing"
 	"time"
 
 	"github.com/baton-mesh/baton/tests/need"
+	"github.com/baton-mesh/baton/tests/scratch"
 )
 
 // What XDP is told (include/uapi/linux/bpf.h).
@@ -34,13 +34,7 @@ func open(t *testing.T) *Balancer { return openWith(t, Options{}) }
 func openWith(t *testing.T, o Options) *Balancer {
 	t.Helper()
 	need.Root(t, "loading BPF programs")
-	need.BPFFS(t)
-	dir, err := os.MkdirTemp("/sys/fs/bpf", "baton-test-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	o.Dir = dir
+	o.Dir = scratch.Pins(t)
 	b := reopenWith(t, o)
 	must := func(err error) {
 		t.Helper()
