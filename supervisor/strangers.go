@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/supervisor/ports"
@@ -66,14 +67,28 @@ func (s *Supervisor) strangeStreams(c *config.Config) (problems []error, err err
 // strangeDatagrams does the same for sockets of UDP. There a second member of the
 // kernel's group is worse than a loss of what is new: another supervisor's program
 // on it would take the packets of every flow. Those of generations are known by their
-// processes, for nobody else has a copy.
+// processes, for nobody else has a copy. One that no process has is being closed in most cases,
+// by a generation that has ended since it was listed: it gets time to go.
 func (s *Supervisor) strangeDatagrams(c *config.Config) (problems []error, err error) {
 	if !slices.ContainsFunc(c.Listeners, config.Listener.HasDatagrams) {
 		return nil, nil
 	}
+	for begun := time.Now(); ; time.Sleep(queuePoll) {
+		problems, closing, err := s.lookForDatagrams(c)
+		if err != nil || !closing || time.Since(begun) > closingTime {
+			return problems, err
+		}
+	}
+}
+
+// closingTime is how long a socket may be nobody's.
+const closingTime = 5 * time.Second
+
+// lookForDatagrams looks once. closing: one of the strangers is a socket that no process has.
+func (s *Supervisor) lookForDatagrams(c *config.Config) (problems []error, closing bool, err error) {
 	bound, err := ports.Datagrams()
 	if err != nil {
-		return nil, fmt.Errorf("look for others on our ports of UDP: %w", err)
+		return nil, false, fmt.Errorf("look for others on our ports of UDP: %w", err)
 	}
 	type overlap struct {
 		of   config.Listener
@@ -94,7 +109,7 @@ func (s *Supervisor) strangeDatagrams(c *config.Config) (problems []error, err e
 		}
 	}
 	if err := ports.FindProcesses(met); err != nil { // once: it walks over all of /proc
-		return nil, err
+		return nil, false, err
 	}
 	ours := map[int]bool{os.Getpid(): true} // the sinks
 	s.mu.Lock()
@@ -105,9 +120,10 @@ func (s *Supervisor) strangeDatagrams(c *config.Config) (problems []error, err e
 	for _, o := range overlaps {
 		if h := met[o.with]; !s.heldBy(h, ours) {
 			problems = append(problems, fmt.Errorf("listener %s on %s: %s takes datagrams on %s: end it, or choose another address", o.of.Name, o.of.Address, whoHas(h), h.Address))
+			closing = closing || len(h.Processes) == 0
 		}
 	}
-	return problems, nil
+	return problems, closing, nil
 }
 
 // heldBy reports whether one of some processes has the socket, or any of a generation's

@@ -61,7 +61,7 @@ type Op struct {
 	Kind       Kind
 	Start, End time.Time
 	// Flow is the connection, zero where none came about. Ports are used again,
-	// so it is the connection dialled at Dialled and no other of that name.
+	// so it is the connection whose dial began at Dialled and no other of that name.
 	Flow    Flow
 	Dialled time.Time
 	// Generation is the one that has answered on the connection; 0 where none has,
@@ -107,11 +107,12 @@ const patience = time.Minute
 func (c *client) dial(a *attempt, address string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
+	// Before it is there: a client may learn much later that it is.
+	a.Dialled = time.Now()
 	conn, err := c.connect(ctx, address)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
-	a.Dialled = time.Now()
 	a.use(conn)
 	return conn, nil
 }
