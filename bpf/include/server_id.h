@@ -42,9 +42,15 @@ struct {
 	__type(value, struct cid_key);
 } cid_keys SEC(".maps");
 
+/* In a packet words may be read at any octet. In a program's own memory the verifier
+ * wants them in their places. */
 static __always_inline __u32 cid_word(const __u8 *cid)
 {
+#ifdef CID_IN_PACKET
+	return bpf_ntohl(*(const volatile __u32 *)cid);
+#else
 	return (__u32)cid[0] << 24 | (__u32)cid[1] << 16 | (__u32)cid[2] << 8 | cid[3];
+#endif
 }
 
 /* Reads the owner from CID_LEN octets. false: of another length by its own word,

@@ -41,11 +41,11 @@ static __always_inline __u32 ask_routes(struct xdp_md *ctx, const struct real *r
 	return NO_ROUTE;
 }
 
-static __always_inline int leave(struct xdp_md *ctx, __u32 ifindex, bool routed, __u32 *problem)
+static __always_inline int leave(__u32 from, __u32 ifindex, bool routed, __u32 *problem)
 {
 	int verdict;
 
-	if (ifindex == ctx->ingress_ifindex)
+	if (ifindex == from)
 		return XDP_TX;
 	if (routed) /* by any interface, known to the table or not */
 		return bpf_redirect(ifindex, 0);
@@ -70,17 +70,17 @@ static __noinline int forward_by_route(struct xdp_md *ctx, const struct real *r,
 	*problem = FIB;
 	__builtin_memcpy(eth->h_dest, fib.dmac, ETH_ALEN);
 	__builtin_memcpy(eth->h_source, fib.smac, ETH_ALEN);
-	return leave(ctx, fib.ifindex, true, problem);
+	return leave(ctx->ingress_ifindex, fib.ifindex, true, problem);
 }
 
 /* Gives the verdict. problem: a reason that has become of the packet beside. */
-static __always_inline int forward(struct xdp_md *ctx, const struct real *r, __u32 octets, __u32 *problem)
+static __always_inline int forward(struct xdp_md *ctx, const struct packet *p, const struct real *r, __u32 *problem)
 {
 	struct ethhdr *eth = (void *)(long)ctx->data;
 
 	if (!(r->flags & REAL_NEIGHBOUR)) {
 		__u32 routed = PARSED;
-		int verdict = forward_by_route(ctx, r, octets, &routed);
+		int verdict = forward_by_route(ctx, r, p->octets, &routed);
 
 		*problem = routed;
 		return verdict;
@@ -88,7 +88,7 @@ static __always_inline int forward(struct xdp_md *ctx, const struct real *r, __u
 	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
 		return XDP_PASS;
 	/* Both addresses, in two words: the interface's follows the real's. */
-	*(volatile __u64 *)(void *)eth = *(const __u64 *)r->mac;
+	*(volatile __u64 *)(void *)eth = *(const volatile __u64 *)r->mac;
 	*(volatile __u32 *)((void *)eth + 8) = *(const __u32 *)(r->mac + 8);
-	return leave(ctx, r->ifindex, false, problem);
+	return leave(p->from, r->ifindex, false, problem);
 }

@@ -41,7 +41,9 @@ static __always_inline __u32 quic_server(const struct packet *p, bool *opening)
 
 static __always_inline __u32 option_value(const __u8 *option)
 {
-	return host_order ? *(__u32 *)(option + 2) : cid_word(option + 2);
+	__u32 value = *(const volatile __u32 *)(option + 2);
+
+	return host_order ? value : bpf_ntohl(value);
 }
 
 /* A walk through TCP's options. */

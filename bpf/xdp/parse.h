@@ -36,6 +36,7 @@ struct icmp_head {
 };
 
 struct packet {
+	__u32 from; /* the interface's index */
 	__be32 client[4]; /* IPv4: the first alone. Of an ICMP error: of the flow that it is about */
 	__be32 ports;	  /* as they stand in the packet: the client's, then the VIP's */
 	struct vip *vip;
@@ -72,14 +73,14 @@ static __always_inline bool may_be_vip(__u32 folded)
 	return f && f->words[bit / 64 % FILTER_WORDS] >> (bit % 64) & 1;
 }
 
-static __always_inline bool for_us(struct xdp_md *ctx, const struct ethhdr *eth)
+static __always_inline bool for_us(const struct packet *p, const struct ethhdr *eth)
 {
-	__u32 at = ctx->ingress_ifindex % MAX_LINKS;
+	__u32 at = p->from % MAX_LINKS;
 	struct link *l = bpf_map_lookup_elem(&links, &at);
 
 	/* What follows the address in the frame is shifted out. Volatile, since the
 	 * compiler reads packed structures octet by octet. */
-	return l && l->ifindex == ctx->ingress_ifindex && (*(volatile __u64 *)(void *)eth ^ *(__u64 *)l->mac) << 16 == 0;
+	return l && l->ifindex == p->from && (*(volatile __u64 *)(void *)eth ^ *(volatile __u64 *)l->mac) << 16 == 0;
 }
 
 /* Checks that the transport's header is there. Of the packet in an ICMP error as
@@ -171,13 +172,13 @@ static __always_inline __u32 read_transport(struct packet *p, const __be32 dst[4
 	return p->vip ? PARSED : OTHER_PORT;
 }
 
-static __always_inline __u32 read_ipv4(struct xdp_md *ctx, const struct ethhdr *eth, struct packet *p, bool effects)
+static __always_inline __u32 read_ipv4(const struct ethhdr *eth, struct packet *p, bool effects)
 {
 	struct iphdr *ip = (void *)(eth + 1);
 
 	if ((void *)(ip + 1) > p->end || !may_be_vip(ip->daddr))
 		return NOT_OURS;
-	if (effects && !for_us(ctx, eth))
+	if (effects && !for_us(p, eth))
 		return OTHER_HOST;
 	if (ip->version != 4 || ip->ihl < 5)
 		return MALFORMED;
@@ -214,7 +215,7 @@ static __always_inline void copy_address(__be32 to[4], const struct in6_addr *fr
 	__builtin_memcpy(to, from, sizeof(*from));
 }
 
-static __always_inline __u32 read_ipv6(struct xdp_md *ctx, const struct ethhdr *eth, struct packet *p, bool effects)
+static __always_inline __u32 read_ipv6(const struct ethhdr *eth, struct packet *p, bool effects)
 {
 	struct ipv6hdr *ip = (void *)(eth + 1);
 	__be32 dst[4];
@@ -224,7 +225,7 @@ static __always_inline __u32 read_ipv6(struct xdp_md *ctx, const struct ethhdr *
 	copy_address(dst, &ip->daddr);
 	if (!may_be_vip(fold(dst)))
 		return NOT_OURS;
-	if (effects && !for_us(ctx, eth))
+	if (effects && !for_us(p, eth))
 		return OTHER_HOST;
 	if (ip->version != 6)
 		return MALFORMED;

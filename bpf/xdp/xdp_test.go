@@ -2,6 +2,7 @@ package xdp
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -48,7 +49,7 @@ func openWith(t *testing.T, o Options) *Balancer {
 	}
 	must(b.SetServerID(42, 2))
 	must(b.Keys().Set(1, key1))
-	table := make([]uint32, 251)
+	table := make([]uint32, b.ringSize)
 	for i := range table {
 		table[i] = 1
 	}
@@ -71,7 +72,7 @@ func reopen(t *testing.T, dir string) *Balancer {
 
 func reopenWith(t *testing.T, o Options) *Balancer {
 	t.Helper()
-	o.RingSize = 251
+	o.RingSize = cmp.Or(o.RingSize, 251)
 	b, err := Open(o)
 	if err != nil {
 		t.Fatal(err)
