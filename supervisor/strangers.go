@@ -38,6 +38,11 @@ func (s *Supervisor) strangeStreams(c *config.Config) (problems []error, err err
 				ours[sock.Cookie] = true
 			}
 		}
+		for _, cookies := range g.stood { // of which we may have no copy: it closes them when it is told
+			for _, cookie := range cookies {
+				ours[cookie] = true
+			}
+		}
 	}
 	s.mu.Unlock()
 
