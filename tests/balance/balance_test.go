@@ -3,7 +3,6 @@ package balance
 import (
 	"net/netip"
 	"os"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,10 +17,7 @@ import (
 // what it takes down with it. BATON_TEST_FLOWS says how many flows there are, and
 // has it lose its link as well, which takes a minute to be believed.
 func TestHealthTransitionsLoseOnlyFlowsOfTheDead(t *testing.T) {
-	n := 60
-	if s := os.Getenv("BATON_TEST_FLOWS"); s != "" {
-		n, _ = strconv.Atoi(s)
-	}
+	n, long := flowsUnderTest()
 	l := newLab(t, 3)
 	l.start()
 	for _, r := range l.reals {
@@ -66,7 +62,7 @@ func TestHealthTransitionsLoseOnlyFlowsOfTheDead(t *testing.T) {
 	}
 	l.wantMoving(back, "")
 
-	if os.Getenv("BATON_TEST_FLOWS") == "" {
+	if !long {
 		return
 	}
 	if err := sick.host.Unplug(); err != nil {

@@ -55,12 +55,18 @@ func (h *Host) Own(addr netip.Addr) error {
 }
 
 // Unplug takes the host's link down: what it sends and what is sent to it is lost.
-func (h *Host) Unplug() error {
+func (h *Host) Unplug() error { return h.setLink(netlink.LinkSetDown) }
+
+// Plug brings the link back, without the routes through others that it had, and
+// without its IPv6 address.
+func (h *Host) Plug() error { return h.setLink(netlink.LinkSetUp) }
+
+func (h *Host) setLink(set func(netlink.Link) error) error {
 	return h.Do(func() error {
 		link, err := netlink.LinkByName(Interface)
 		if err != nil {
 			return err
 		}
-		return netlink.LinkSetDown(link)
+		return set(link)
 	})
 }
