@@ -194,6 +194,7 @@ func (s *Supervisor) guessRecipe(g *generation, r *state.Recipe) (*recipe, error
 	if err != nil {
 		return nil, err
 	}
+	binary.Path = r.Binary // for people; what runs is what was opened
 	return &recipe{config: s.config, configPath: r.Config, addresses: steer.AddressesOf(s.config), binary: binary, account: spawn.Account{UID: r.UID, GID: r.GID}}, nil
 }
 

@@ -55,7 +55,7 @@ func (s *Supervisor) watchCertificates(ctx context.Context) {
 				files = read
 			}
 			watching.Go(func() {
-				if err := certwatch.Watch(watch, files, func() { changed <- of; stop() }); err != nil {
+				if err := certwatch.Watch(watch, files, func() { changed <- of; stop() }, s.certificateGone); err != nil {
 					failed <- err
 				}
 			})
@@ -83,6 +83,12 @@ func (s *Supervisor) watchCertificates(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// certificateGone tells of a file that cannot be read any more, before a release or the
+// next supervisor needs it.
+func (s *Supervisor) certificateGone(err error) {
+	s.log.Warn("a file of a certificate cannot be read: who serves has what it held, but a release would be refused, and another supervisor not start", "error", err)
 }
 
 // releaseCertificates releases and waits. It returns the files that the release

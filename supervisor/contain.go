@@ -29,7 +29,7 @@ const (
 func (s *Supervisor) contain(ctx context.Context) {
 	tick := time.NewTicker(containEvery)
 	defer tick.Stop()
-	stalls := stalls{}
+	stalls, said := stalls{}, ""
 	for {
 		select {
 		case <-ctx.Done():
@@ -37,6 +37,7 @@ func (s *Supervisor) contain(ctx context.Context) {
 		case <-tick.C:
 		}
 		s.noteAgain()
+		s.restoreDir(&said)
 		serving := s.serving()
 		stalls.forget(serving)
 		for _, g := range serving {

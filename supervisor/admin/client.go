@@ -81,7 +81,17 @@ func (c *Client) Drain(ctx context.Context, generation uint64, deadline time.Dur
 	return st, err
 }
 
+// answerPatience is how long a question may go unanswered. A status takes milliseconds;
+// a machine that is busy has room with this.
+var answerPatience = 30 * time.Second
+
 func (c *Client) do(ctx context.Context, method, path string, in, out any) error {
+	outer := ctx
+	if method == http.MethodGet { // what changes something is answered when that is over
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, answerPatience)
+		defer cancel()
+	}
 	var body io.Reader
 	if in != nil {
 		data, err := json.Marshal(in)
@@ -96,6 +106,8 @@ func (c *Client) do(ctx context.Context, method, path string, in, out any) error
 	}
 	resp, err := c.http.Do(req)
 	switch {
+	case errors.Is(err, context.DeadlineExceeded) && outer.Err() == nil:
+		return fmt.Errorf("who listens on %s does not answer within %v: it is stopped or stuck. What it runs goes on; end it (kill -KILL, its pid is in the file lock of runtime_dir) and start another", c.socket, answerPatience)
 	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("no supervisor answers on %s: is `baton run` running, and is this its admin.socket?", c.socket)
 	case errors.Is(err, syscall.EACCES):

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -29,6 +30,8 @@ type Server struct {
 	balancer   *balancer.Balancer     // nil: none
 	log        *slog.Logger
 	servers    []*http.Server
+	watch      sync.WaitGroup
+	stopWatch  context.CancelFunc
 }
 
 // Listen opens the socket for those of the two that are there, and the address unless it is empty, and serves until
@@ -36,6 +39,8 @@ type Server struct {
 // any binary.
 func Listen(s *supervisor.Supervisor, b *balancer.Balancer, socket, address string, log *slog.Logger) (*Server, error) {
 	srv := &Server{supervisor: s, balancer: b, log: log}
+	watching, stop := context.WithCancel(context.Background())
+	srv.stopWatch = stop
 	if c, err := net.Dial("unix", socket); err == nil {
 		c.Close()
 		return nil, fmt.Errorf("another supervisor answers on admin.socket %s", socket)
@@ -43,15 +48,12 @@ func Listen(s *supervisor.Supervisor, b *balancer.Balancer, socket, address stri
 	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("admin socket: %w", err)
 	}
-	unix, err := net.Listen("unix", socket)
+	unix, err := listenAt(socket)
 	if err != nil {
 		return nil, fmt.Errorf("admin socket: %w", err)
 	}
-	if err := os.Chmod(socket, 0o600); err != nil {
-		unix.Close()
-		return nil, fmt.Errorf("admin socket: %w", err)
-	}
-	srv.serve(unix, srv.commands())
+	commands := srv.serve(unix, srv.commands())
+	srv.watch.Go(func() { srv.restore(watching, commands, unix, socket) })
 	if address != "" {
 		tcp, err := net.Listen("tcp", address)
 		if err != nil {
@@ -63,19 +65,65 @@ func Listen(s *supervisor.Supervisor, b *balancer.Balancer, socket, address stri
 	return srv, nil
 }
 
-func (srv *Server) serve(l net.Listener, h http.Handler) {
+// listenAt makes the socket, for its owner alone.
+func listenAt(socket string) (*net.UnixListener, error) {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(socket, 0o600); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// restoreEvery is how often it is asked whether the socket's file is there.
+const restoreEvery = time.Second
+
+// restore makes the socket again where somebody has removed its file, until Close.
+func (srv *Server) restore(ctx context.Context, server *http.Server, unix *net.UnixListener, socket string) {
+	tick := time.NewTicker(restoreEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if _, err := os.Lstat(socket); !errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		again, err := listenAt(socket)
+		if err != nil {
+			continue // its directory is gone, too
+		}
+		srv.log.Warn("somebody has removed the admin socket's file: it is made again", "socket", socket)
+		unix.SetUnlinkOnClose(false) // under its name there is another
+		unix.Close()
+		unix = again
+		go srv.accept(server, again)
+	}
+}
+
+func (srv *Server) serve(l net.Listener, h http.Handler) *http.Server {
 	server := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
 	srv.servers = append(srv.servers, server)
-	go func() {
-		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			srv.log.Error("admin server", "address", l.Addr().String(), "error", err)
-		}
-	}()
+	go srv.accept(server, l)
+	return server
+}
+
+func (srv *Server) accept(server *http.Server, l net.Listener) {
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+		srv.log.Error("admin server", "address", l.Addr().String(), "error", err)
+	}
 }
 
 // Close ends all connections and removes the socket. Answers that are ready get
 // a second to leave.
 func (srv *Server) Close() error {
+	srv.stopWatch()
+	srv.watch.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	var errs []error

@@ -8,8 +8,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/baton-mesh/baton/tests/need"
 )
@@ -52,5 +54,54 @@ func TestSocketIsForItsOwnerAlone(t *testing.T) {
 		if err != nil || string(out) != fmt.Sprint(int(want)) {
 			t.Errorf("user %d was answered %s, %v; want %d", uid, out, err, int(want))
 		}
+	}
+}
+
+// A socket whose file somebody has removed is made again, for its owner alone.
+func TestSocketIsMadeAgain(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "admin.sock")
+	srv, err := Listen(nil, nil, socket, "", slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := os.Remove(socket); err != nil {
+			t.Fatal(err)
+		}
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+			info, err := os.Stat(socket)
+			if err == nil && info.Mode().Perm() == 0o600 {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%v, %v", info, err)
+			}
+		}
+		conn, err := net.Dial("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+	}
+	if err := srv.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(socket); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("after Close: %v", err)
+	}
+}
+
+// Who asks a supervisor that is stopped is told so.
+func TestNobodyAnswers(t *testing.T) {
+	answerPatience = 10 * time.Millisecond
+	t.Cleanup(func() { answerPatience = 30 * time.Second })
+	socket := filepath.Join(t.TempDir(), "admin.sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if _, err := Dial(socket).Status(t.Context()); err == nil || !strings.Contains(err.Error(), "stopped or stuck") {
+		t.Error(err)
 	}
 }

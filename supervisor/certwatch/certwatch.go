@@ -32,18 +32,24 @@ const (
 
 // Watch calls changed each time that one of the files holds something else than
 // at the last call, or at first than files says: their contents, by path. It is
-// not called while one cannot be read. Watch returns when ctx ends, with nil, or
-// when it cannot watch.
-func Watch(ctx context.Context, files map[string]string, changed func()) error {
+// not called while one cannot be read: unreadable is then, once until all can be read
+// again. Watch returns when ctx ends, with nil, or when it cannot watch.
+func Watch(ctx context.Context, files map[string]string, changed func(), unreadable func(error)) error {
 	known := make(map[string]sum, len(files))
 	for path, contents := range files {
 		known[path] = sha256.Sum256([]byte(contents))
 	}
+	gone := false
 	return Look(ctx, slices.Collect(maps.Keys(files)), func() {
 		now, err := sums(known)
-		if err != nil {
-			return // about to be replaced; there will be an event
+		if err != nil { // about to be replaced, perhaps; there will be an event
+			if !gone {
+				unreadable(err)
+			}
+			gone = true
+			return
 		}
+		gone = false
 		if !maps.Equal(now, known) {
 			known = now
 			changed()

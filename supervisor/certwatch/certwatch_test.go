@@ -2,6 +2,7 @@ package certwatch
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -13,17 +14,20 @@ type site struct {
 	t       *testing.T
 	dir     string
 	changes chan struct{}
+	gone    chan error // what was told to be unreadable
 }
 
 // watch watches cert.pem and key.pem in a directory that prepare fills.
 func watch(t *testing.T, prepare func(s *site)) *site {
 	t.Helper()
-	s := &site{t, t.TempDir(), make(chan struct{}, 100)}
+	s := &site{t, t.TempDir(), make(chan struct{}, 100), make(chan error, 100)}
 	prepare(s)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	files := map[string]string{s.path("cert.pem"): "cert 1", s.path("key.pem"): "key 1"}
-	go func() { done <- Watch(ctx, files, func() { s.changes <- struct{}{} }) }()
+	go func() {
+		done <- Watch(ctx, files, func() { s.changes <- struct{}{} }, func(err error) { s.gone <- err })
+	}()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -159,4 +163,25 @@ func TestDirectoryAboveSwapped(t *testing.T) {
 	s.changed()
 	point(s, "3")
 	s.changed()
+}
+
+// A file that goes is told of once, and when it is back what is new in any.
+func TestUnreadable(t *testing.T) {
+	s := watch(t, (*site).plain)
+	s.check(os.Remove(s.path("cert.pem")))
+	select {
+	case err := <-s.gone:
+		if !errors.Is(err, os.ErrNotExist) {
+			t.Error(err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("nothing was told")
+	}
+	s.write("key.pem", "key 2")
+	s.unchanged()
+	s.write("cert.pem", "cert 1")
+	s.changed()
+	if len(s.gone) > 0 {
+		t.Errorf("told again: %v", <-s.gone)
+	}
 }

@@ -228,8 +228,8 @@ func (c *Client) askWithin(d time.Duration, m message, fds []int, all map[string
 	}
 }
 
-// Watch returns when the keeper at a path has ended, or does not answer: then it
-// has ended it.
+// Watch returns when the keeper at a path has ended, or does not answer, or when the
+// path is gone, by which the next supervisor would find it: then it has ended it.
 func Watch(path string, stop <-chan struct{}) {
 	silent, err := Connect(path)
 	if err != nil {
@@ -259,7 +259,7 @@ func Watch(path string, stop <-chan struct{}) {
 		case <-stop:
 			return
 		case <-tick.C:
-			if asked.Ping() != nil {
+			if _, err := os.Lstat(path); errors.Is(err, os.ErrNotExist) || asked.Ping() != nil {
 				asked.Kill()
 				return
 			}

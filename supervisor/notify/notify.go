@@ -30,10 +30,10 @@ type Message struct {
 // Socket is where generations send to. Anybody may: the receiver decides whom
 // it believes.
 type Socket struct {
-	conn *net.UnixConn
 	path string
 
 	mu       sync.Mutex
+	conn     *net.UnixConn            // Restore puts another in its place
 	barriers map[string]chan struct{} // by name; closed when Receive meets it
 }
 
@@ -59,24 +59,55 @@ func Listen(path string) (*Socket, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
+	conn, err := listenAt(path)
+	if err != nil {
+		return nil, err
+	}
+	return &Socket{conn: conn, path: path, barriers: map[string]chan struct{}{}}, nil
+}
+
+func listenAt(path string) (*net.UnixConn, error) {
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err != nil {
 		return nil, err
 	}
-	s := &Socket{conn: conn, path: path, barriers: map[string]chan struct{}{}}
-	if err := s.configure(); err != nil {
-		s.Close()
+	if err := configure(conn, path); err != nil {
+		conn.Close()
+		os.Remove(path)
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
-	return s, nil
+	return conn, nil
 }
 
-func (s *Socket) configure() error {
+// Restore makes the socket again where somebody has removed its file, and reports
+// whether it had to.
+func (s *Socket) Restore() (bool, error) {
+	if _, err := os.Lstat(s.path); !errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	conn, err := listenAt(s.path)
+	if err != nil {
+		return false, err
+	}
+	s.mu.Lock()
+	old := s.conn
+	s.conn = conn
+	s.mu.Unlock()
+	return true, old.Close() // Receive goes on with the other
+}
+
+func (s *Socket) current() *net.UnixConn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.conn
+}
+
+func configure(conn *net.UnixConn, path string) error {
 	// Every generation has a user of its own; the socket is for all of them.
-	if err := os.Chmod(s.path, 0o666); err != nil {
+	if err := os.Chmod(path, 0o666); err != nil {
 		return err
 	}
-	raw, err := s.conn.SyscallConn()
+	raw, err := conn.SyscallConn()
 	if err != nil {
 		return err
 	}
@@ -97,7 +128,11 @@ func (s *Socket) Path() string { return s.path }
 func (s *Socket) Receive() (Message, error) {
 	buf, oob := make([]byte, 4096), make([]byte, 256)
 	for {
-		n, on, _, _, err := s.conn.ReadMsgUnix(buf, oob)
+		conn := s.current()
+		n, on, _, _, err := conn.ReadMsgUnix(buf, oob)
+		if err != nil && conn != s.current() {
+			continue // restored
+		}
 		if err != nil {
 			return Message{}, err
 		}
@@ -197,7 +232,7 @@ func cgroupOf(pidfd int) uint64 {
 
 // Close ends Receive and removes the socket.
 func (s *Socket) Close() error {
-	err := s.conn.Close()
+	err := s.current().Close()
 	if rerr := os.Remove(s.path); rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
 		err = errors.Join(err, rerr)
 	}

@@ -8,11 +8,14 @@ import (
 	"path/filepath"
 )
 
+// Name is that of the file in a runtime directory.
+const Name = "state.json"
+
 // File keeps a record on disk: always the old or the new one, whole.
 type File struct{ path string }
 
 // In is the file of a runtime directory.
-func In(runtimeDir string) File { return File{filepath.Join(runtimeDir, "state.json")} }
+func In(runtimeDir string) File { return File{filepath.Join(runtimeDir, Name)} }
 
 // Load reads the record. No file is a first start.
 func (f File) Load() (Record, error) {

@@ -77,6 +77,9 @@ func run(ctx context.Context, path string, unsteered, replace bool) error {
 		return err
 	}
 	defer stopOrigin()
+	if os.Getpid() == 1 {
+		log.Warn("this is PID 1: what it runs ends with it, and orphans of generations stay zombies; run it below an init, such as tini")
+	}
 	for _, name := range config.UnknownEnv(os.Environ()) {
 		log.Warn("an environment variable names no key of the configuration", "variable", name)
 	}
