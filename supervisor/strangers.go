@@ -91,6 +91,13 @@ const closingTime = 5 * time.Second
 
 // lookForDatagrams looks once. closing: one of the strangers is a socket that no process has.
 func (s *Supervisor) lookForDatagrams(c *config.Config) (problems []error, closing bool, err error) {
+	// Before the look: one that ends during it is still seen, and ours no more.
+	ours := map[int]bool{os.Getpid(): true} // the sinks
+	s.mu.Lock()
+	for _, g := range s.generations {
+		ours[g.process.PID] = true
+	}
+	s.mu.Unlock()
 	bound, err := ports.Datagrams()
 	if err != nil {
 		return nil, false, fmt.Errorf("look for others on our ports of UDP: %w", err)
@@ -116,12 +123,6 @@ func (s *Supervisor) lookForDatagrams(c *config.Config) (problems []error, closi
 	if err := ports.FindProcesses(met); err != nil { // once: it walks over all of /proc
 		return nil, false, err
 	}
-	ours := map[int]bool{os.Getpid(): true} // the sinks
-	s.mu.Lock()
-	for _, g := range s.generations {
-		ours[g.process.PID] = true
-	}
-	s.mu.Unlock()
 	for _, o := range overlaps {
 		if h := met[o.with]; !s.heldBy(h, ours) {
 			problems = append(problems, fmt.Errorf("listener %s on %s: %s takes datagrams on %s: end it, or choose another address", o.of.Name, o.of.Address, whoHas(h), h.Address))
