@@ -46,9 +46,10 @@ generate: ## compile the BPF programs; the result is committed
 verifier: ## instructions and stack of each BPF program, as the verifier counts them (root)
 	go test -count=1 -run TestVerifier -v ./bpf/...
 
-soak: build ## 1,000 releases in a row: nothing may grow; 100,000 operations on a balancer (root)
+soak: build ## 1,000 releases in a row: nothing may grow; sixty of one listener each; 100,000 operations on a balancer (root)
 	BATON_TEST_OPERATIONS=100000 BATON_TEST_KERNEL_OPERATIONS=100000 go test -count=1 -parallel 12 -timeout 1h -run TestRandomOperations -v ./supervisor/balancer
 	BATON_TEST_SOAK=1 go test -count=1 -timeout 2h -run TestThousandReleases -v ./tests/release
+	BATON_RELEASES=60 go test -count=1 -timeout 1h -run TestSplitReleases -v ./tests/release
 
 gates: build ## a hundred releases of the same again, and more of the gates' tests (root)
 	BATON_TEST_GATES=1 go test -count=1 -timeout 30m -run 'TestSameAgainPasses|TestConservation|TestBadGenerations|TestBadLedgers' -v ./supervisor ./tests/packetpath
