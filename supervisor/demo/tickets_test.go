@@ -36,7 +36,9 @@ func TestTicketOfAFailedHandshake(t *testing.T) {
 				return
 			}
 			if whole {
-				secure := tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{pair}, NextProtos: []string{"http/1.1"}, SessionTicketKey: [32]byte{1}})
+				config := &tls.Config{Certificates: []tls.Certificate{pair}, NextProtos: []string{"http/1.1"}}
+				config.SetSessionTicketKeys([][32]byte{{1}})
+				secure := tls.Server(conn, config)
 				secure.Write([]byte("answer"))
 			}
 			conn.Close()
