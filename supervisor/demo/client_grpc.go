@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 )
 
@@ -101,19 +102,39 @@ func (c *client) grpcCall(a *attempt) error {
 	return grpcEnd(resp)
 }
 
+// unread is a body that stays open while nothing of it was read: net/http closes it with
+// an attempt that has sent nothing, and roundTrip makes another.
+type unread struct {
+	*io.PipeReader
+	read atomic.Bool
+}
+
+func (u *unread) Read(p []byte) (int, error) {
+	u.read.Store(true)
+	return u.PipeReader.Read(p)
+}
+
+func (u *unread) Close() error {
+	if !u.read.Load() {
+		return nil
+	}
+	return u.PipeReader.Close()
+}
+
 // grpcChat sends messages for as long as the attempt says and waits for each one's echo.
 func (c *client) grpcChat(a *attempt) error {
 	ctx, cancel := context.WithTimeout(context.Background(), a.limit())
 	defer cancel()
 	r, w := io.Pipe()
 	defer r.Close()
+	body := &unread{PipeReader: r}
 	type result struct {
 		resp *http.Response
 		err  error
 	}
 	answered := make(chan result, 1)
 	go func() {
-		resp, err := c.grpc(ctx, a, grpcStream, func() io.Reader { return r })
+		resp, err := c.grpc(ctx, a, grpcStream, func() io.Reader { return body })
 		if err != nil {
 			r.CloseWithError(err) // ends the writer's wait
 		}

@@ -200,3 +200,49 @@ func TestSessionNotResumedIsNoticed(t *testing.T) {
 		t.Errorf("%v, want %v", op.Err, errNotResumed)
 	}
 }
+
+// A stream whose connection was told to go before anything was sent goes to another
+// one, with all that it has to say.
+func TestStreamGoesToAnotherConnection(t *testing.T) {
+	origin, err := StartOrigin("127.0.0.1:0", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer origin.Close()
+	c := clientOf(origin.HTTPAddress(), "")
+	defer c.close()
+	var conns []*h2Conn
+	for range 2 {
+		h, err := c.dialHTTP2(new(attempt), false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer h.Close()
+		conns = append(conns, h)
+	}
+	conns[0].conn.told.Store(true)
+	conns[0].Close()
+	r, w := io.Pipe()
+	defer r.Close()
+	go func() {
+		w.Write(grpcMessage([]byte("hello")))
+		w.Close()
+	}()
+	body := &unread{PipeReader: r}
+	resp, err := roundTrip(t.Context(), func() (*h2Conn, error) {
+		h := conns[0]
+		conns = conns[1:]
+		return h, nil
+	}, func(h *h2Conn) *http.Request {
+		req := h.request("POST", grpcStream, body)
+		req.Header.Set("Content-Type", "application/grpc")
+		return req
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if got, err := readGRPCMessage(resp.Body); err != nil || string(got) != "hello" || len(conns) != 0 {
+		t.Errorf("%q, %v; %d connections not used", got, err, len(conns))
+	}
+}
