@@ -13,12 +13,15 @@ import (
 // that take frames in several buffers with 5.18.
 const minMajor, minMinor = 5, 19
 
+// ErrNoPlace is that the program could not be tried, for there is no BPF file system.
+var ErrNoPlace = errors.New("no BPF file system on /sys/fs/bpf")
+
 // Supported loads the program and writes a ring, attached to nothing and pinned for no
 // longer than that takes, and forgets both.
 func Supported() error {
 	dir, err := os.MkdirTemp("/sys/fs/bpf", "baton-doctor-")
 	if err != nil {
-		return fmt.Errorf("make a directory of the BPF file system: %w", err)
+		return fmt.Errorf("%w: %w", ErrNoPlace, err)
 	}
 	defer os.RemoveAll(dir)
 	b, err := Open(Options{Dir: dir, RingSize: 251})

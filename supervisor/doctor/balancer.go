@@ -8,6 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// ErrNotTried is what could not be tried and may work nevertheless.
+var ErrNotTried = errors.New("not tried")
+
 // examineBalancer tries the balancer's program, and looks for its interfaces, where the
 // configuration has a balancer.
 func examineBalancer(o Options) []Finding {
@@ -20,7 +23,10 @@ func examineBalancer(o Options) []Finding {
 		if err := o.Balancer(); err != nil {
 			f.Level, f.Found = Fail, err.Error()
 			f.Advice = "use Linux 5.19 or later with CONFIG_BPF_SYSCALL, CONFIG_BPF_JIT and CONFIG_INET"
-			if errors.Is(err, unix.EPERM) {
+			switch {
+			case errors.Is(err, ErrNotTried):
+				f.Level, f.Advice = Warn, "mount -t bpf bpf /sys/fs/bpf; `baton balance` does so itself"
+			case errors.Is(err, unix.EPERM):
 				f.Advice = "grant the capabilities above, CAP_NET_ADMIN and CAP_NET_RAW too; mount the BPF file system on /sys/fs/bpf; in a container also allow bpf(2) in the seccomp profile"
 			}
 		}

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -21,6 +22,7 @@ func TestBalancerIsExamined(t *testing.T) {
 		{"no balancer in it", &config.Config{}, errors.New("not asked"), nil},
 		{"all well", with, nil, []Level{OK, OK, Warn}},
 		{"an old kernel", with, errors.New("the balancer needs Linux 5.19 or later, and this is 5.15: unknown func"), []Level{Fail, OK, Warn}},
+		{"no BPF file system", with, fmt.Errorf("%w: %w", ErrNotTried, unix.ENOENT), []Level{Warn, OK, Warn}},
 		{"no privileges", with, unix.EPERM, []Level{Fail, OK, Warn}},
 	} {
 		var got []Level

@@ -53,8 +53,8 @@ type Options struct {
 	Steering func() error
 	// Iterator loads and forgets a program that reads accept queues. Nil leaves it out.
 	Iterator func() error
-	// Balancer loads and forgets the balancer's program. Nil leaves it out, as does a
-	// configuration without balancer.
+	// Balancer loads and forgets the balancer's program; an error that is ErrNotTried
+	// says why it did not. Nil leaves it out, as does a configuration without balancer.
 	Balancer func() error
 
 	readFile func(path string) ([]byte, error) // os.ReadFile, but in tests

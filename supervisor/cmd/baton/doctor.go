@@ -34,7 +34,7 @@ not, else 1. Neither clang nor kernel headers are needed on a node.`,
 }
 
 func runDoctor(cmd *cobra.Command, file string) error {
-	o := doctor.Options{Steering: trySteering, Iterator: iter.Supported, Balancer: xdp.Supported}
+	o := doctor.Options{Steering: trySteering, Iterator: iter.Supported, Balancer: tryBalancer}
 	if file != "" {
 		var err error
 		if o.Config, err = config.Load(file); err != nil {
@@ -65,4 +65,13 @@ func trySteering() error {
 		return err
 	}
 	return node.Close()
+}
+
+// tryBalancer does the same with the balancer's program.
+func tryBalancer() error {
+	err := xdp.Supported()
+	if errors.Is(err, xdp.ErrNoPlace) {
+		return fmt.Errorf("%w: %w", doctor.ErrNotTried, err)
+	}
+	return err
 }
