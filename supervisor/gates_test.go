@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -64,8 +65,9 @@ func misbehave(how string) (http.Handler, bool) {
 			}
 			return false
 		},
-		"exit-later": func(int64, http.ResponseWriter, *http.Request) bool { os.Exit(3); return true },
-		"hang-later": func(int64, http.ResponseWriter, *http.Request) bool { select {} },
+		"exit-later":   func(int64, http.ResponseWriter, *http.Request) bool { os.Exit(3); return true },
+		"hang-later":   func(int64, http.ResponseWriter, *http.Request) bool { select {} },
+		"hang-a-while": func(int64, http.ResponseWriter, *http.Request) bool { awaitFile("go"); return false },
 		"leak": func(int64, http.ResponseWriter, *http.Request) bool {
 			for range 32 {
 				if f, err := os.Open("/dev/null"); err == nil {
@@ -118,7 +120,7 @@ func (n *node) violation(c *config.Config, gate string) Result {
 		return len(ended) > 0
 	})
 	n.t.Logf("in all %d flows were harmed", ended[0].Harmed)
-	if gate != "answers" && ended[0].Harmed > mostHarmed {
+	if ended[0].Harmed > mostHarmed {
 		n.t.Errorf("%d flows were harmed, want %d at most", ended[0].Harmed, mostHarmed)
 	}
 	return res
@@ -177,6 +179,47 @@ func TestBadGenerations(t *testing.T) {
 				t.Errorf("after the rollback: %v", err)
 			}
 		})
+	}
+}
+
+// A candidate that answers nobody gets no new flows while it is asked, and its share
+// again when it has answered.
+func TestShareIsHeldBack(t *testing.T) {
+	n := serve(t, conf(t, "serve", watched))
+	r, err := n.enqueue(n.like("hang-a-while", func(c *config.Config) { c.Release.DrainTimeout = time.Second }), Request{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hasShare := func() bool {
+		st := n.s.Status()
+		return st.Release != nil && st.Release.Weight > 0
+	}
+	eventually(t, "the candidate has a share", hasShare)
+	n.s.patience.Store(int64(time.Minute)) // its probe does not fail before the test lets it answer
+	var clients sync.WaitGroup
+	defer clients.Wait()
+	eventually(t, "its share is held back", func() bool {
+		clients.Go(func() { n.get("/") })
+		return !hasShare()
+	})
+	for range 50 {
+		if got, err := n.get("/"); got != "1" {
+			t.Fatalf("a client got %q, %v", got, err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(n.conf.RuntimeDir, "go"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it has its share again", hasShare)
+	eventually(t, "it answers", func() bool {
+		got, err := n.get("/")
+		return err == nil && got == "2"
+	})
+	if _, err := n.s.Rollback(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if res := n.ended(r); res.Outcome != RolledBack {
+		t.Errorf("%+v", res)
 	}
 }
 

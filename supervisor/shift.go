@@ -33,7 +33,10 @@ func (s *Supervisor) shiftOver(ctx context.Context, r *release) error {
 		if err := s.openListeners(); err != nil {
 			return err
 		}
-		if err := s.step(ctx, r); err != nil {
+		if err := s.step(ctx, r, &portion{
+			hold: func() error { return s.holdBack(r, salt) },
+			give: func() error { return s.give(ctx, r, float64(share), salt) },
+		}); err != nil {
 			return fmt.Errorf("at %v of new flows: %w", share, err)
 		}
 	}
@@ -64,11 +67,11 @@ func (s *Supervisor) shiftOver(ctx context.Context, r *release) error {
 }
 
 // step watches the candidate for as long as a step of the ramp takes.
-func (s *Supervisor) step(ctx context.Context, r *release) error {
+func (s *Supervisor) step(ctx context.Context, r *release, p *portion) error {
 	if r.watch == nil {
 		return s.holds(r.candidate)
 	}
-	return r.watch.step(ctx)
+	return r.watch.step(ctx, p)
 }
 
 // give makes the candidate's share of new flows what it says, when the release
@@ -111,8 +114,27 @@ func (s *Supervisor) giveNow(r *release, share float64, salt uint32) (resumed ch
 	if r.resumed != nil {
 		return r.resumed, nil
 	}
+	s.put(r, share, salt)
+	return nil, nil
+}
+
+// holdBack gives a candidate no new flows for now, paused or not. One that nobody is
+// left to share with keeps them.
+func (s *Supervisor) holdBack(r *release, salt uint32) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if g := r.candidate; !g.alive() {
+		return fmt.Errorf("generation %d ended: %s", g.id, g.exit)
+	}
+	s.log.Warn("the candidate does not answer: it gets no new flows until it does", "release", r.result.ID, "generation", r.candidate.id)
+	s.put(r, 0, salt)
+	return nil
+}
+
+// put makes a share the one in force. s.mu is held.
+func (s *Supervisor) put(r *release, share float64, salt uint32) {
 	r.shifted, r.whole = true, share >= 1
-	g.state = Serving
+	r.candidate.state = Serving
 	s.divide(r, share, salt)
 	s.applyShift()
 	s.reached(fmt.Sprintf("shift to %g stored", share))
@@ -123,7 +145,6 @@ func (s *Supervisor) giveNow(r *release, share float64, salt uint32) (resumed ch
 	} else {
 		r.event(trace.EventRampStep, trace.RampShare.Float64(share))
 	}
-	return nil, nil
 }
 
 // shiftBack gives all new flows to the previous generation again.

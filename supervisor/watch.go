@@ -43,10 +43,22 @@ func (s *Supervisor) watchFrom(r *release) (*watch, error) {
 	return w, w.read()
 }
 
+// portion is the candidate's share of new flows in a step of the ramp, which is held back
+// while it is in doubt.
+type portion struct {
+	hold, give func() error
+	held       time.Time // since when; zero: it is given
+}
+
 // step lets the window of a step pass and returns an error as soon as a gate is
-// violated.
-func (w *watch) step(ctx context.Context) error {
-	window := time.NewTimer(w.r.recipe.config.Release.Verify.Window)
+// violated. Of a candidate that has new flows for good p is nil.
+//
+// One that hangs is not known for it until probes have failed, which takes seconds, and
+// meanwhile each flow that it gets is lost. One that is sound answers a probe in
+// milliseconds. So who has not answered by the next reading gets nothing until it does.
+func (w *watch) step(ctx context.Context, p *portion) error {
+	end := time.Now().Add(w.r.recipe.config.Release.Verify.Window)
+	window := time.NewTimer(time.Until(end))
 	defer window.Stop()
 	tick := time.NewTicker(judge.ReadEvery)
 	defer tick.Stop()
@@ -81,6 +93,19 @@ func (w *watch) step(ctx context.Context) error {
 			if over { // the step does not end in doubt: it goes on until a probe has said
 				window.Reset(judge.ReadEvery)
 			}
+			if p != nil && p.held.IsZero() && time.Since(w.asked) >= judge.ReadEvery {
+				if err := p.hold(); err != nil {
+					return err
+				}
+				p.held = time.Now()
+			}
+		case p != nil && !p.held.IsZero():
+			if err := p.give(); err != nil {
+				return err
+			}
+			end = end.Add(time.Since(p.held)) // without flows there was nothing to watch
+			p.held = time.Time{}
+			window.Reset(time.Until(end))
 		case over:
 			return nil
 		}

@@ -131,7 +131,10 @@ func (c *Case) Asked(err error) {
 // row are enough, since one may have met a moment in which the machine was busy.
 func (c *Case) Hears() bool { return c.identity == nil && len(c.refusal) < 2 }
 
-// Doubtful reports that a probe has failed, or that for a second nobody got an answer
+// silence is how long nobody need get an answer for a candidate to be in doubt.
+const silence = 600 * time.Millisecond
+
+// Doubtful reports that a probe has failed, or that for a while nobody got an answer
 // although somebody is connected or waits to be accepted: a probe, the last of which
 // began when asked says, tells a quiet moment from a generation that hangs.
 func (c *Case) Doubtful(asked time.Time) bool {
@@ -150,7 +153,7 @@ func (c *Case) Doubtful(asked time.Time) bool {
 		if c.own(before).Flows[flows.Answered] != now.Flows[flows.Answered] {
 			return false
 		}
-		if c.now().At.Sub(before.At) >= time.Second {
+		if c.now().At.Sub(before.At) >= silence {
 			return true
 		}
 	}
