@@ -185,7 +185,7 @@ func stolen(t *testing.T, cpu int) (lost, all float64) {
 func TestSpeed(t *testing.T) {
 	n, err := strconv.Atoi(os.Getenv("BATON_TEST_SPEED"))
 	if err != nil {
-		t.Skip("BATON_TEST_SPEED is the number of rounds; make packets")
+		t.Skip("measures: make packets")
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -31,8 +32,8 @@ func startOrigin(t *testing.T) *Origin {
 
 func clientOf(web, raw string) *client { return (&Load{HTTP: web, TCP: raw}).client() }
 
-// loadOn is a load on an origin, with TLS before it.
-func loadOn(t *testing.T, o *Origin) *Load {
+// certified is a certificate, and who trusts it.
+func certified(t *testing.T) (tls.Certificate, *x509.CertPool) {
 	t.Helper()
 	dir := t.TempDir()
 	if err := WriteCertificate(dir, "test"); err != nil {
@@ -46,6 +47,13 @@ func loadOn(t *testing.T, o *Origin) *Load {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return pair, pool
+}
+
+// loadOn is a load on an origin, with TLS before it.
+func loadOn(t *testing.T, o *Origin) *Load {
+	t.Helper()
+	pair, pool := certified(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

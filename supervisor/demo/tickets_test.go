@@ -3,7 +3,6 @@ package demo
 import (
 	"crypto/tls"
 	"net"
-	"path/filepath"
 	"testing"
 )
 
@@ -11,18 +10,7 @@ import (
 // where the process is killed. crypto/tls throws the ticket away then, and the next
 // connection that resumes nothing is no fault of the server's.
 func TestTicketOfAFailedHandshake(t *testing.T) {
-	dir := t.TempDir()
-	if err := WriteCertificate(dir, "test"); err != nil {
-		t.Fatal(err)
-	}
-	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool, err := roots(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	pair, pool := certified(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -41,7 +41,7 @@ var repeats = map[string]bool{"curl": true, "net/http GET": true}
 // doing; it is printed. Only with BATON_RELEASES.
 func TestClientsOfOthers(t *testing.T) {
 	if os.Getenv("BATON_RELEASES") == "" {
-		t.Skip("measures what others' clients see, with BATON_RELEASES=20")
+		t.Skip("measures what others' clients see: make foreign")
 	}
 	for _, tool := range [][2]string{{"node", "nodejs"}, {"systemd-notify", "systemd"}, {"gunicorn", "gunicorn"}, {"curl", "curl"}, {"wrk", "wrk"}} {
 		need.Tool(t, tool[0], tool[1])

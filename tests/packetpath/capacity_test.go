@@ -26,7 +26,7 @@ const (
 func TestCapacity(t *testing.T) {
 	file := os.Getenv("BATON_TEST_CAPACITY")
 	if file == "" {
-		t.Skip("a measurement, with BATON_TEST_CAPACITY=FILE.svg")
+		t.Skip("a measurement: make capacity")
 	}
 	l := newLab(t, true)
 	three := l.nodes[:3]

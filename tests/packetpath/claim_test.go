@@ -48,7 +48,7 @@ func TestBalancerAndNodeLost(t *testing.T) {
 func TestBalancerAndNodeLostWithoutIDs(t *testing.T) {
 	n := claimConnections(t)
 	if os.Getenv("BATON_TEST_CLAIM") == "" {
-		t.Skip("a comparison, with BATON_TEST_CLAIM=400")
+		t.Skip("a comparison: make claim")
 	}
 	got := newLab(t, false).lose(n, 20*time.Second)
 	if got.lost[0] < enoughLost || got.lost[1] < enoughLost {
@@ -61,7 +61,7 @@ func TestBalancerAndNodeLostWithoutIDs(t *testing.T) {
 func TestBalancerAndNodeLostOptionStripped(t *testing.T) {
 	n := claimConnections(t)
 	if os.Getenv("BATON_TEST_CLAIM") == "" {
-		t.Skip("a comparison, with BATON_TEST_CLAIM=400")
+		t.Skip("a comparison: make claim")
 	}
 	l := newLab(t, true)
 	l.strips.Store(true)
