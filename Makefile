@@ -19,7 +19,7 @@ export BPF2GO_CC := $(CLANG)
 LINT := bin/tools/golangci-lint-$(GOLANGCI_LINT)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test check generate verifier faults soak quic foreign jaeger collector dashboards gates listeners cost figures claim capacity vips bench install clean help
+.PHONY: build demo test check generate verifier faults soak quic foreign systemd jaeger collector dashboards gates listeners cost figures claim capacity vips bench install clean help
 
 build: ## build bin/baton and bin/baton-proxy
 	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/ ./supervisor/cmd/baton ./proxy/cmd/baton-proxy
@@ -66,6 +66,10 @@ quic: build ## QUIC at full length: 200 releases, all slots used twice, a minute
 foreign: build ## Node.js, gunicorn and Go's net/http released 50 times under keep-alive load, then under clients by others (root, ten minutes)
 	@tests/install $(TEST_PACKAGES)
 	BATON_RELEASES=50 go test -count=1 -timeout 1h -v ./tests/foreign
+
+systemd: build ## the unit in deploy/systemd under a systemd that is PID 1 of its own namespaces, under load (root)
+	@tests/install $(TEST_PACKAGES)
+	go test -count=1 -timeout 10m -v ./tests/systemd
 
 jaeger: build ## build Jaeger in a module of its own and show it a release (root, network, ten minutes)
 	BATON_TEST_JAEGER=1 go test -count=1 -timeout 1h -run TestJaegerShowsARelease -v ./tests/receivers

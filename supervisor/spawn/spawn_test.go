@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -85,6 +86,37 @@ func TestWhatAGenerationHas(t *testing.T) {
 		if strings.Contains(out, filepath.Base(exe)+"\n") && strings.Contains(out, "fd 4:\t"+exe) {
 			t.Errorf("the binary's own descriptor leaked:\n%s", out)
 		}
+	}
+}
+
+// Where a process cannot be born in a group, for a filter of system calls that refuses
+// clone3(2), it is there before the server is executed.
+func TestGroupWithoutClone3(t *testing.T) {
+	_, own := need.Cgroup2(t)
+	dir := filepath.Join(own, fmt.Sprintf("baton-spawn-%d", os.Getpid()))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(dir)
+	group, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer group.Close()
+	defer func() { forkExec = syscall.ForkExec }()
+	refused := 0
+	forkExec = func(path string, argv []string, attr *syscall.ProcAttr) (int, error) {
+		if attr.Sys.UseCgroupFD {
+			refused++
+			return 0, syscall.ENOSYS
+		}
+		return syscall.ForkExec(path, argv, attr)
+	}
+	path := filepath.Join(t.TempDir(), "server")
+	script(t, path, "cat /proc/self/cgroup")
+	out, err := Run(t.Context(), Options{Binary: open(t, path), Account: Account{0, 0}, Cgroup: group})
+	if err != nil || refused != 1 || !strings.Contains(out, "/"+filepath.Base(dir)+"\n") {
+		t.Errorf("%v, refused %d times: %s", err, refused, out)
 	}
 }
 

@@ -20,10 +20,17 @@ type Clients struct {
 // returns when the load has got going. Who does not end it has it ended with the test.
 func Under(t testing.TB, n *demo.Node, set func(*demo.Load)) *Clients {
 	t.Helper()
-	c := &Clients{Load: Load(t, n), t: t}
+	load := Load(t, n)
 	if set != nil {
-		set(c.Load)
+		set(load)
 	}
+	return Run(t, load)
+}
+
+// Run is Under for a load on whatever serves.
+func Run(t testing.TB, load *demo.Load) *Clients {
+	t.Helper()
+	c := &Clients{Load: load, t: t}
 	ctx, stop := context.WithCancel(t.Context())
 	c.stop = stop
 	c.running.Go(func() { c.Run(ctx) })

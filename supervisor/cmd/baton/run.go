@@ -29,6 +29,10 @@ import (
 // release that is under way first.
 const leaveTimeout = time.Minute
 
+// leaveEvery is how often a supervisor tries to give way that a service manager has
+// asked to, while a release is under way.
+const leaveEvery = 50 * time.Millisecond
+
 // killAt is set in binaries for tests, see killat.go.
 var killAt func(runtimeDir string) func(transition string)
 
@@ -47,7 +51,7 @@ SIGHUP releases with the file as it is now, and reloads the balancer. SIGTERM an
 SIGINT let /readyz fail for shutdown.lead, then drain, then exit; a second one
 exits at once. SIGUSR2 gives way to another supervisor: this one ends, its
 generations serve on, and the next one adopts them. --replace sends it, and takes
-over.`,
+over; so does systemctl restart, by the unit in deploy/systemd.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := run(cmd.Context(), path, unsteered, replace); err != nil {
@@ -162,11 +166,25 @@ func hasten() (calm func()) {
 // heedSignals turns signals into releases and the end.
 func heedSignals(ctx context.Context, signals <-chan os.Signal, s *supervisor.Supervisor, b *balancer.Balancer, server *admin.Server, stop func(), hurry chan struct{}, log *slog.Logger) {
 	asked := 0
-	for sig := range signals {
+	// A service manager asks once, and starts the next one whenever this one leaves.
+	managed := os.Getenv(contract.EnvNotifySocket) != ""
+	var again <-chan time.Time
+	for {
+		var sig os.Signal
+		select {
+		case sig = <-signals:
+		case <-again:
+			sig = syscall.SIGUSR2
+		}
 		switch {
 		case sig == syscall.SIGUSR2:
 			if err := s.Leave(); err != nil {
-				log.Warn("asked to give way, and cannot yet", "reason", err)
+				if again == nil {
+					log.Warn("asked to give way, and cannot yet", "reason", err, "then_will", managed)
+				}
+				if managed {
+					again = time.After(leaveEvery)
+				}
 				continue
 			}
 			// Who has asked for a release that has just ended is still to be answered.
@@ -184,6 +202,7 @@ func heedSignals(ctx context.Context, signals <-chan os.Signal, s *supervisor.Su
 			}()
 		case asked == 0:
 			asked++
+			again = nil
 			stop()
 		case asked == 1:
 			asked++
