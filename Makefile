@@ -102,7 +102,7 @@ claim: ## 800 connections through two balancers, one of which dies with a node; 
 capacity: ## what three nodes serve while they are replaced, drawn to docs/figures/capacity.svg (root, a minute)
 	BATON_TEST_CAPACITY=$(CURDIR)/docs/figures/capacity.svg go test -count=1 -timeout 10m -run '^TestCapacity$$' -v ./tests/packetpath
 
-bench: build ## what a release costs, and other ways of replacing a proxy beside it (root, nine minutes)
+bench: build ## what a release costs, and other ways of replacing a proxy beside it (root, 22 minutes)
 	@tests/install $(BENCH_PACKAGES)
 	go run ./tests/bench $(BENCHFLAGS)
 

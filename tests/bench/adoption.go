@@ -43,7 +43,7 @@ func (a *Adoption) measure(ctx context.Context, p plan, t tools, steering string
 	s := subject{clients: wrk(url), answered: node.Answered, replace: func(ctx context.Context) error { return a.kill(ctx, node) }}
 	for round := range p.rounds {
 		progress("%s: its supervisor killed, round %d of %d", a.Name, round+1, p.rounds)
-		if err := a.KeepAlive.run(ctx, s); err != nil {
+		if err := a.KeepAlive.run(ctx, s, p.others); err != nil {
 			return err
 		}
 	}
@@ -62,9 +62,9 @@ func (a *Adoption) kill(ctx context.Context, node *demo.Node) error {
 }
 
 func printAdoptions(out io.Writer, all []Adoption) {
-	table(out, "supervisor killed\tin charge, ms\trequests/s\tkilled\tshare, %\tcontrol, %\terrors\t", func(t io.Writer) {
+	table(out, "supervisor killed\tin charge, ms\trequests/s\tshare, %\tafter, %\tcontrol, %\terrors\t", func(t io.Writer) {
 		for _, a := range all {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t\n", a.Name, a.InCharge.text(0), a.KeepAlive.Steady.text(0), a.KeepAlive.During.text(0), a.KeepAlive.Share.text(1), a.KeepAlive.Control.text(1), a.KeepAlive.Errors)
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t\n", a.Name, a.InCharge.text(0), a.KeepAlive.Steady.text(0), a.KeepAlive.Share.estimateText(1), a.KeepAlive.After.estimateText(1), a.KeepAlive.Control.estimateText(1), a.KeepAlive.Errors)
 		}
 	})
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"net"
@@ -17,30 +16,11 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/supervisor/demo"
 )
-
-func TestFigure(t *testing.T) {
-	var f Figure
-	if f.Median() != 0 || f.text(1) != "–" {
-		t.Errorf("nothing measured: %v, %q", f.Median(), f.text(1))
-	}
-	for _, v := range []float64{4, 1, 3} {
-		f.add(v)
-	}
-	if got, want := f.text(1), "3.0 [1.0–4.0]"; got != want {
-		t.Errorf("text: %q, want %q", got, want)
-	}
-	f.add(10)
-	b, err := json.Marshal(f)
-	if want := `{"median":3.5,"min":1,"max":10,"n":4}`; err != nil || string(b) != want {
-		t.Errorf("JSON: %s, %v; want %s", b, err, want)
-	}
-}
 
 func TestParseWrk(t *testing.T) {
 	const head = "Running 4s test @ http://127.0.0.1:1/\n  1 threads and 32 connections\n  Thread Stats   Avg\n"
@@ -153,54 +133,6 @@ func TestChoose(t *testing.T) {
 	if _, err := choose("baton,caddy"); err == nil || !strings.Contains(err.Error(), `"caddy"`) {
 		t.Errorf("unknown: %v", err)
 	}
-}
-
-// What a replacement costs is a share of the second beside, and of two seconds in
-// which nothing happens the share is all.
-func TestThroughput(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		began, replaced, lost := time.Now(), 0, int64(0)
-		s := subject{
-			clients: func(ctx context.Context) (int, error) { <-ctx.Done(); return 3, nil },
-			// One each millisecond, but for a hundred of them at a replacement.
-			answered: func() int64 { return time.Since(began).Milliseconds() - lost },
-			replace: func(ctx context.Context) error {
-				replaced++
-				lost += 100
-				return sleep(ctx, 300*time.Millisecond)
-			},
-			cpu: func() (time.Duration, error) { return time.Since(began) / 2, nil },
-		}
-		var got Throughput
-		for range 2 {
-			if err := got.run(t.Context(), s); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if replaced != 4 || got.Errors != 6 {
-			t.Errorf("%d replacements, %d errors; want 4, 6", replaced, got.Errors)
-		}
-		for _, f := range []struct {
-			name string
-			of   Figure
-			want string
-		}{
-			{"steady", got.Steady, "1000 [1000–1000]"},
-			{"during", got.During, "900 [900–900]"},
-			{"share", got.Share, "90 [90–90]"},
-			{"control", got.Control, "100 [100–100]"},
-			{"CPU", got.CPU, "500 [500–500]"},
-			{"CPU during", got.CPUDuring, "556 [556–556]"},
-		} {
-			if text := f.of.text(0); text != f.want || len(f.of.values) != 4 {
-				t.Errorf("%s: %d times, %s; want %s", f.name, len(f.of.values), text, f.want)
-			}
-		}
-		s.replace = func(context.Context) error { return errors.New("none") }
-		if err := got.run(t.Context(), s); err == nil {
-			t.Error("a replacement that fails is no error")
-		}
-	})
 }
 
 // A proxy that drops trailers fails clients that want them, unless it is known to.

@@ -25,19 +25,30 @@ import (
 
 // plan is how much is measured.
 type plan struct {
-	rounds int // runs of clients for each peer and load, with two replacements each
+	rounds int // runs of clients for each peer and load
+	ours   int // replacements in a run, of Baton
+	others int // of its peers
+	light  int // replacements at a light load
 	idle   int // replacements without load
 	strict int // replacements under strict clients
 }
 
 var (
-	full  = plan{rounds: 4, idle: 20, strict: 10}
-	short = plan{rounds: 1, idle: 1, strict: 1}
+	full  = plan{rounds: 4, ours: 8, others: 2, light: 12, idle: 20, strict: 10}
+	short = plan{rounds: 1, ours: 1, others: 1, light: 1, idle: 1, strict: 1}
 )
+
+// replacements is how many a run has.
+func (p plan) replacements(peer string) int {
+	if peer == "baton" {
+		return p.ours
+	}
+	return p.others
+}
 
 func main() {
 	out := flag.String("o", "", "write the figures to this `file` as JSON")
-	isShort := flag.Bool("short", false, "a minute in place of nine; the figures are then rough")
+	isShort := flag.Bool("short", false, "two minutes in place of 22; the figures are then rough")
 	only := flag.String("peers", "", "measure only these, as `a,b`")
 	bin := flag.String("bin", "bin", "`directory` with baton and baton-proxy")
 	flag.Parse()
@@ -97,6 +108,11 @@ func bench(ctx context.Context, p plan, bin, only string) (_ *Report, err error)
 	if err := os.Chmod(dir, 0o711); err != nil {
 		return nil, err
 	}
+	g, err := enterGroup()
+	if err != nil {
+		return nil, fmt.Errorf("make a cgroup, which counts CPU time: %w", err)
+	}
+	defer func() { err = errors.Join(err, g.leave()) }()
 	origin, err := demo.StartOrigin("127.0.0.1:0", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
@@ -111,9 +127,9 @@ func bench(ctx context.Context, p plan, bin, only string) (_ *Report, err error)
 	if report.Kernel, err = measureKernel(); err != nil {
 		return nil, err
 	}
-	var all []*running
+	var serving []*running
 	defer func() {
-		for _, r := range all {
+		for _, r := range serving {
 			if stopErr := r.server.stop(); err == nil {
 				err = stopErr
 			}
@@ -129,9 +145,9 @@ func bench(ctx context.Context, p plan, bin, only string) (_ *Report, err error)
 			return nil, err
 		}
 		r.answered = origin.Answered
-		all = append(all, r)
+		serving = append(serving, r)
 	}
-	if err := measure(ctx, p, all, report); err != nil {
+	if err := measure(ctx, p, serving, g, report); err != nil {
 		return nil, err
 	}
 	if report.Secure, err = secure(ctx, p, t); err != nil {
@@ -140,7 +156,7 @@ func bench(ctx context.Context, p plan, bin, only string) (_ *Report, err error)
 	if report.Adoptions, err = adoptions(ctx, p, t); err != nil {
 		return nil, err
 	}
-	for _, r := range all {
+	for _, r := range serving {
 		report.Peers = append(report.Peers, r.report)
 	}
 	report.finish()
@@ -165,7 +181,7 @@ func choose(names string) ([]peer, error) {
 
 // measure has the peers take turns, so that what changes on the machine
 // meanwhile meets all of them.
-func measure(ctx context.Context, p plan, all []*running, report *Report) error {
+func measure(ctx context.Context, p plan, all []*running, g *group, report *Report) error {
 	for _, r := range all {
 		if err := report.lookAround(); err != nil {
 			return err
@@ -185,6 +201,21 @@ func measure(ctx context.Context, p plan, all []*running, report *Report) error 
 			return err
 		}
 	}
+	for _, r := range all {
+		if r.strictOnly || r.stopsFirst { // which serves less in a window with a replacement
+			continue
+		}
+		if err := report.lookAround(); err != nil {
+			return err
+		}
+		progress("%s: %d replacements at a light load", r.name, p.light)
+		s := r.subject()
+		r.report.Light = new(Cost)
+		if err := r.report.Light.run(ctx, r.url(), g, s.replace, p.light); err != nil {
+			return err
+		}
+		report.takeReleases(r, nil)
+	}
 	for round := range p.rounds {
 		for _, r := range all {
 			if r.strictOnly {
@@ -197,11 +228,11 @@ func measure(ctx context.Context, p plan, all []*running, report *Report) error 
 			if round == 0 {
 				r.report.KeepAlive, r.report.Fresh = new(Throughput), new(Throughput)
 			}
-			if err := r.report.KeepAlive.run(ctx, r.subject()); err != nil {
+			if err := r.report.KeepAlive.run(ctx, r.subject(), p.replacements(r.name)); err != nil {
 				return err
 			}
 			report.takeReleases(r, &report.Loaded)
-			if err := r.report.Fresh.run(ctx, r.subject("-H", "Connection: close")); err != nil {
+			if err := r.report.Fresh.run(ctx, r.subject("-H", "Connection: close"), p.replacements(r.name)); err != nil {
 				return err
 			}
 			report.takeReleases(r, nil)

@@ -46,7 +46,10 @@ type Expectation struct {
 	What   string  `json:"what"`
 	Figure float64 `json:"figure"`
 	AtMost float64 `json:"at_most"`
-	Met    bool    `json:"met"`
+	// Verdict is met, MISSED, or open: the figure is an estimate, and its interval
+	// has the bound in it.
+	Verdict  string      `json:"verdict"`
+	Interval *[2]float64 `json:"interval,omitempty"` // nil: the figure is none
 }
 
 var stages = []string{"validate", "start", "probe", "shift"}
@@ -105,7 +108,18 @@ func (r *Report) takeReleases(from *running, to *Releases) {
 func (r *Report) finish() {
 	r.Seconds = time.Since(r.Date).Seconds()
 	expect := func(what string, figure, atMost float64) {
-		r.Expectations = append(r.Expectations, Expectation{what, figure, atMost, figure <= atMost})
+		e := Expectation{What: what, Figure: figure, AtMost: atMost, Verdict: "met"}
+		if figure > atMost {
+			e.Verdict = "MISSED"
+		}
+		r.Expectations = append(r.Expectations, e)
+	}
+	dip := func(what string, share Figure) {
+		var missing Figure
+		for _, v := range share.values {
+			missing.add(100 - v)
+		}
+		r.Expectations = append(r.Expectations, estimated("dip of throughput, "+what+", %", missing, 5))
 	}
 	for _, p := range r.Peers {
 		if p.Name != "baton" {
@@ -113,19 +127,36 @@ func (r *Report) finish() {
 		}
 		expect("start to shift without load, ms (median)", r.Idle.ToShift.Median(), 250)
 		expect("start to shift under load, ms (median)", r.Loaded.ToShift.Median(), 250)
-		expect("dip of throughput, keep-alive, % (median)", 100-p.KeepAlive.Share.Median(), 5)
-		expect("dip of throughput, new connections, % (median)", 100-p.Fresh.Share.Median(), 5)
+		dip("keep-alive", p.KeepAlive.Share)
+		dip("new connections", p.Fresh.Share)
+		r.Expectations = append(r.Expectations, estimated("CPU time of a release at a light load, % of a second of all CPUs", p.Light.share(), 5))
 		expect(fmt.Sprintf("failures in %d releases, strict clients", p.Strict.Replacements), float64(p.Strict.Total()), 0)
 		expect("errors of wrk during releases", float64(p.KeepAlive.Errors+p.Fresh.Errors), 0)
 	}
-	expect("dip of throughput, HTTP/1.1 over TLS, % (median)", 100-r.Secure.HTTP1.Share.Median(), 5)
-	expect("dip of throughput, HTTP/2, % (median)", 100-r.Secure.HTTP2.Share.Median(), 5)
+	dip("HTTP/1.1 over TLS", r.Secure.HTTP1.Share)
+	dip("HTTP/2", r.Secure.HTTP2.Share)
 	expect("errors over TLS during releases", float64(r.Secure.HTTP1.Errors+r.Secure.HTTP2.Errors), 0)
 	for _, a := range r.Adoptions {
 		expect(a.Name+": in charge after its supervisor's death, ms (most)", a.InCharge.most(), 1000)
-		expect(a.Name+": dip of throughput at its supervisor's death, % (median)", 100-a.KeepAlive.Share.Median(), 5)
+		dip(a.Name+" at its supervisor's death", a.KeepAlive.Share)
 		expect(a.Name+": errors of wrk at its supervisor's death", float64(a.KeepAlive.Errors), 0)
 	}
+}
+
+// estimated compares an estimate with a bound.
+func estimated(what string, f Figure, atMost float64) Expectation {
+	middle, low, high := f.estimate()
+	e := Expectation{What: what, Figure: middle, AtMost: atMost, Verdict: "open"}
+	switch {
+	case len(f.values) < fewest:
+		return e
+	case high <= atMost:
+		e.Verdict = "met"
+	case low > atMost:
+		e.Verdict = "MISSED"
+	}
+	e.Interval = &[2]float64{low, high}
+	return e
 }
 
 // disturbed says whether others used so much that the figures may be off.
@@ -137,7 +168,7 @@ func (r *Report) print(out io.Writer) {
 	if r.disturbed() {
 		fmt.Fprintf(out, "DISTURBED: others were busy; the figures are worse than the machine allows\n")
 	}
-	fmt.Fprintf(out, "Each figure is the median [least–most].\n\n")
+	fmt.Fprintf(out, "Each figure is the median [least–most], or an estimate [the interval that has the true one in 95 of 100 cases].\n\n")
 
 	table(out, "shift in the kernel\t", func(t io.Writer) {
 		fmt.Fprintf(t, "store, ns\t%s\t\n", r.Kernel.Store.text(1))
@@ -158,11 +189,11 @@ func (r *Report) print(out io.Writer) {
 		{"keep-alive", func(p Peer) *Throughput { return p.KeepAlive }},
 		{"a connection for each request", func(p Peer) *Throughput { return p.Fresh }},
 	} {
-		head := load.name + "\trequests/s\treplacing\tshare, %\tcontrol, %\tCPU/request, µs\treplacing\terrors\t"
+		head := load.name + "\trequests/s\tshare, %\tafter, %\tcontrol, %\tCPU/request, µs\treplacing\terrors\t"
 		table(out, head, func(t io.Writer) {
 			for _, p := range r.Peers {
 				if tp := load.of(p); tp != nil {
-					fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t\n", p.Name, tp.Steady.text(0), tp.During.text(0), tp.Share.text(1), tp.Control.text(1),
+					fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t\n", p.Name, tp.Steady.text(0), tp.Share.estimateText(1), tp.After.estimateText(1), tp.Control.estimateText(1),
 						tp.CPU.text(0), tp.CPUDuring.text(0), tp.Errors)
 				}
 			}
@@ -171,15 +202,16 @@ func (r *Report) print(out io.Writer) {
 	r.Secure.print(out)
 	printAdoptions(out, r.Adoptions)
 	r.printCost(out)
+	printCosts(out, r.Peers)
 	for _, e := range r.Expectations {
-		verdict, doubt := "met", ""
-		if !e.Met {
-			verdict = "MISSED"
+		doubt, interval := "", ""
+		if i := e.Interval; i != nil {
+			interval = fmt.Sprintf(" [%.1f, %.1f]", i[0], i[1])
 		}
 		if r.disturbed() {
 			doubt = " (disturbed)"
 		}
-		fmt.Fprintf(out, "%-7s %s: %.1f, expected at most %.0f%s\n", verdict, e.What, e.Figure, e.AtMost, doubt)
+		fmt.Fprintf(out, "%-7s %s: %.1f%s, expected at most %.0f%s\n", e.Verdict, e.What, e.Figure, interval, e.AtMost, doubt)
 	}
 }
 

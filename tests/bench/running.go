@@ -26,8 +26,9 @@ type Peer struct {
 	// Replace is the time from the request to replace until new connections are
 	// answered by the new generation alone, in ms, without load.
 	Replace Figure `json:"replace_ms"`
-	// ReplaceCPU is the CPU time that a replacement costs, in ms.
+	// ReplaceCPU is the CPU time that a replacement costs, in ms, without load.
 	ReplaceCPU float64     `json:"replace_cpu_ms"`
+	Light      *Cost       `json:"light,omitempty"`
 	KeepAlive  *Throughput `json:"keep_alive,omitempty"`
 	Fresh      *Throughput `json:"new_connections,omitempty"`
 	Strict     Strict      `json:"strict"`
@@ -80,10 +81,12 @@ func (r *running) replace(ctx context.Context) (time.Duration, error) {
 	return time.Since(began), nil
 }
 
+func (r *running) url() string { return "http://" + r.site.Web + "/small?seed=1" }
+
 // subject has wrk use the peer while it is replaced.
 func (r *running) subject(args ...string) subject {
 	return subject{
-		clients:  wrk("http://"+r.site.Web+"/small?seed=1", args...),
+		clients:  wrk(r.url(), args...),
 		answered: r.answered,
 		replace:  func(ctx context.Context) error { _, err := r.replace(ctx); return err },
 		cpu: func() (time.Duration, error) {

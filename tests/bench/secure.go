@@ -50,7 +50,7 @@ func secure(ctx context.Context, p plan, t tools) (s Secure, err error) {
 	http2.clients = func(ctx context.Context) (int, error) { return http2Clients(ctx, url), nil }
 	for round := range p.rounds {
 		progress("baton over TLS: throughput, round %d of %d", round+1, p.rounds)
-		if err := errors.Join(s.HTTP1.run(ctx, http1), s.HTTP2.run(ctx, http2)); err != nil {
+		if err := errors.Join(s.HTTP1.run(ctx, http1, p.ours), s.HTTP2.run(ctx, http2, p.ours)); err != nil {
 			return s, err
 		}
 	}
@@ -101,12 +101,12 @@ func fetch(client *http.Client, url string) error {
 }
 
 func (s Secure) print(out io.Writer) {
-	table(out, "baton over TLS\trequests/s\treleasing\tshare, %\tcontrol, %\terrors\t", func(t io.Writer) {
+	table(out, "baton over TLS\trequests/s\tshare, %\tafter, %\tcontrol, %\terrors\t", func(t io.Writer) {
 		for _, row := range []struct {
 			name string
 			of   Throughput
 		}{{"HTTP/1.1, wrk", s.HTTP1}, {"HTTP/2, net/http", s.HTTP2}} {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t\n", row.name, row.of.Steady.text(0), row.of.During.text(0), row.of.Share.text(1), row.of.Control.text(1), row.of.Errors)
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t\n", row.name, row.of.Steady.text(0), row.of.Share.estimateText(1), row.of.After.estimateText(1), row.of.Control.estimateText(1), row.of.Errors)
 		}
 	})
 }

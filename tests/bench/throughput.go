@@ -14,15 +14,20 @@ import (
 )
 
 // Throughput is what clients that never pause get through a peer, second by second
-// within one run of theirs.
+// within one run of theirs. What is in percent compares a second with the mean of two
+// others, the one before and the one after, so a machine that becomes slower or
+// faster meanwhile favours none.
 type Throughput struct {
 	Steady Figure `json:"steady_per_s"` // of the seconds in which nothing happens
 	During Figure `json:"during_per_s"` // of those in which the peer is replaced once
-	// Share is During of Steady in the second beside, in percent.
+	// Share is a second with a replacement, compared with the steady ones beside.
 	Share Figure `json:"share_percent"`
-	// Control is the same of two seconds in which nothing happens: how far Share
-	// goes astray by itself.
+	// Control is the same of a second in which nothing happens either: how far
+	// Share goes astray by itself.
 	Control Figure `json:"control_percent"`
+	// After is the steady second after one with a replacement, compared with the
+	// steady ones that have none before them: whether the dip is longer than a second.
+	After Figure `json:"after_percent"`
 	// CPU is what the peer's processes used for each request, in µs.
 	CPU       Figure `json:"cpu_steady_us"`
 	CPUDuring Figure `json:"cpu_during_us"`
@@ -32,24 +37,23 @@ type Throughput struct {
 
 const (
 	connections = 32
-	every       = time.Second     // what is counted together
-	warmUp      = every           // of clients, before the first that counts
-	runAtMost   = 5 * time.Minute // of clients whose end nobody asks for
+	every       = time.Second      // what is counted together
+	warmUp      = every            // of clients, before the first that counts
+	runAtMost   = 15 * time.Minute // of clients whose end nobody asks for
 )
 
 // second is what one of them is for.
 type second int
 
 const (
-	replaced second = iota // the peer is replaced as it begins
-	steady                 // nothing happens; the one that both others are compared with
+	steady   second = iota // nothing happens; what the others are compared with
+	replaced               // the peer is replaced as it begins
 	control                // nothing happens either
-	numSeconds
 )
 
-// order is that of a run: twice the three, backwards the second time, so that a
-// machine that becomes slower or faster favours none.
-var order = [...]second{replaced, steady, control, control, steady, replaced}
+// period is what a run repeats after one steady second: each of the other two stands
+// between two that are steady.
+var period = [...]second{replaced, steady, control, steady}
 
 // subject is what clients use while it is replaced.
 type subject struct {
@@ -62,8 +66,8 @@ type subject struct {
 	cpu func() (time.Duration, error)
 }
 
-// run has clients run through the order once, and adds what it found.
-func (t *Throughput) run(ctx context.Context, s subject) error {
+// run has clients run while the peer is replaced so many times, and adds what it found.
+func (t *Throughput) run(ctx context.Context, s subject, replacements int) error {
 	running, stop := context.WithCancel(ctx)
 	defer stop()
 	type ending struct {
@@ -75,34 +79,72 @@ func (t *Throughput) run(ctx context.Context, s subject) error {
 		n, err := s.clients(running)
 		ended <- ending{n, err}
 	}()
-	err := sleep(ctx, warmUp)
-	for i := 0; i < len(order) && err == nil; i += int(numSeconds) {
-		err = t.three(ctx, s, order[i:i+int(numSeconds)])
-	}
+	counted, err := s.seconds(ctx, replacements)
 	stop()
 	end := <-ended
 	t.Errors += end.errors
-	return errors.Join(err, end.err)
+	if err := errors.Join(err, end.err); err != nil {
+		return err
+	}
+	t.add(counted)
+	return nil
 }
 
-// three measures one second of each kind.
-func (t *Throughput) three(ctx context.Context, s subject, kinds []second) error {
-	var perSecond, cpu [numSeconds]float64
-	for _, kind := range kinds {
+// count is what a second has brought.
+type count struct {
+	kind      second
+	perSecond float64
+	cpu       float64 // µs for each request
+}
+
+func (s subject) seconds(ctx context.Context, replacements int) (all []count, err error) {
+	if err := sleep(ctx, warmUp); err != nil {
+		return nil, err
+	}
+	return all, inOrder(replacements, func(kind second) error {
+		c := count{kind: kind}
 		var err error
-		if perSecond[kind], cpu[kind], err = s.measure(ctx, kind == replaced); err != nil {
-			return err
+		c.perSecond, c.cpu, err = s.measure(ctx, kind == replaced)
+		all = append(all, c)
+		return err
+	})
+}
+
+// inOrder measures so many periods.
+func inOrder(periods int, measure func(second) error) error {
+	err := measure(steady)
+	for range periods {
+		for _, kind := range period {
+			if err == nil {
+				err = measure(kind)
+			}
 		}
 	}
-	t.Steady.add(perSecond[steady])
-	t.During.add(perSecond[replaced])
-	t.Share.add(100 * perSecond[replaced] / perSecond[steady])
-	t.Control.add(100 * perSecond[control] / perSecond[steady])
-	if s.cpu != nil {
-		t.CPU.add(cpu[steady])
-		t.CPUDuring.add(cpu[replaced])
+	return err
+}
+
+// add takes the seconds of one run.
+func (t *Throughput) add(all []count) {
+	// beside compares the second i with those at a distance.
+	beside := func(i, distance int) float64 {
+		return 200 * all[i].perSecond / (all[i-distance].perSecond + all[i+distance].perSecond)
 	}
-	return nil
+	for i, c := range all {
+		switch c.kind {
+		case steady:
+			t.Steady.add(c.perSecond)
+			t.CPU.add(c.cpu)
+		case replaced:
+			t.During.add(c.perSecond)
+			t.CPUDuring.add(c.cpu)
+			t.Share.add(beside(i, 1))
+			if i > 1 { // what a run begins with has caches that are cold
+				t.After.add(beside(i+1, 2))
+			}
+		case control:
+			t.Control.add(beside(i, 1))
+		}
+	}
 }
 
 // measure counts for a second, or for longer if replacing takes longer. The CPU
