@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/supervisor/judge"
 	"github.com/baton-mesh/baton/supervisor/trace"
 )
@@ -23,24 +24,24 @@ func (s *Supervisor) shiftOver(ctx context.Context, r *release) error {
 	}
 	s.newPhase(r)
 	salt := newSalt() // one for the whole ramp
+	var has *portion  // nil: nothing yet
 	for _, share := range r.ramp() {
 		if share >= 1 {
 			break
 		}
-		if err := s.give(ctx, r, float64(share), salt); err != nil {
+		next := &portion{s: s, r: r, share: share, salt: salt}
+		if err := s.give(ctx, next, has); err != nil {
 			return err
 		}
 		if err := s.openListeners(); err != nil {
 			return err
 		}
-		if err := s.step(ctx, r, &portion{
-			hold: func() error { return s.holdBack(r, salt) },
-			give: func() error { return s.give(ctx, r, float64(share), salt) },
-		}); err != nil {
+		has = next
+		if err := s.step(ctx, r, has, nil); err != nil {
 			return fmt.Errorf("at %v of new flows: %w", share, err)
 		}
 	}
-	if err := s.give(ctx, r, 1, salt); err != nil {
+	if err := s.give(ctx, &portion{s: s, r: r, share: 1, salt: salt}, has); err != nil {
 		return err
 	}
 	if err := s.openListeners(); err != nil {
@@ -66,68 +67,99 @@ func (s *Supervisor) shiftOver(ctx context.Context, r *release) error {
 	return s.steering.EmptySinks()
 }
 
-// step watches the candidate for as long as a step of the ramp takes.
-func (s *Supervisor) step(ctx context.Context, r *release, p *portion) error {
-	if r.watch == nil {
-		return s.holds(r.candidate)
+// step watches the candidate for as long as a step of the ramp takes, or until resumed is
+// closed. p is what it has of new flows.
+func (s *Supervisor) step(ctx context.Context, r *release, p *portion, resumed <-chan struct{}) error {
+	if r.watch != nil {
+		return r.watch.step(ctx, p, resumed)
 	}
-	return r.watch.step(ctx, p)
-}
-
-// give makes the candidate's share of new flows what it says, when the release
-// is not paused. One store.
-func (s *Supervisor) give(ctx context.Context, r *release, share float64, salt uint32) error {
-	for {
-		resumed, err := s.giveNow(r, share, salt)
-		if resumed == nil {
+	for resumed != nil { // nobody looks at it but for its end
+		if err := s.holds(r.candidate); err != nil {
 			return err
 		}
 		select {
 		case <-resumed:
+			resumed = nil
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-r.candidate.exited:
 		case <-time.After(judge.ReadEvery):
-			if err := s.glance(r); err != nil {
+		}
+	}
+	return s.holds(r.candidate)
+}
+
+// give makes the candidate's share of new flows the next one, when the release is not
+// paused. While it is, the candidate is watched with what it has, as in any step: who
+// pauses looks at it for minutes.
+func (s *Supervisor) give(ctx context.Context, next, has *portion) error {
+	for {
+		resumed, err := next.giveUnlessPaused()
+		if resumed == nil {
+			return err
+		}
+		if err := s.step(ctx, next.r, has, resumed); err != nil {
+			if has == nil {
 				return fmt.Errorf("paused: %w", err)
 			}
+			return fmt.Errorf("paused at %v of new flows: %w", has.share, err)
 		}
 	}
 }
 
-// glance looks at a candidate that keeps its share.
-func (s *Supervisor) glance(r *release) error {
-	if r.watch == nil {
-		return s.holds(r.candidate)
-	}
-	return r.watch.look()
+// portion is a candidate's share of new flows in a step of the ramp, which is held back
+// while the candidate is in doubt.
+type portion struct {
+	s     *Supervisor
+	r     *release
+	share config.Percent
+	salt  uint32    // of the ramp
+	held  time.Time // since when it is held back; zero: it is given
 }
 
-// giveNow gives, or returns what is closed when the release is resumed.
-func (s *Supervisor) giveNow(r *release, share float64, salt uint32) (resumed chan struct{}, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	g := r.candidate
-	if !g.alive() {
-		return nil, fmt.Errorf("generation %d ended: %s", g.id, g.exit)
+// giveUnlessPaused gives the share, by one store, or returns what is closed when the
+// release is resumed.
+func (p *portion) giveUnlessPaused() (resumed chan struct{}, err error) {
+	p.s.mu.Lock()
+	defer p.s.mu.Unlock()
+	if err := p.r.candidate.runs(); err != nil || p.r.resumed != nil {
+		return p.r.resumed, err
 	}
-	if r.resumed != nil {
-		return r.resumed, nil
-	}
-	s.put(r, share, salt)
+	p.s.put(p.r, float64(p.share), p.salt)
 	return nil, nil
 }
 
-// holdBack gives a candidate no new flows for now, paused or not. One that nobody is
-// left to share with keeps them.
-func (s *Supervisor) holdBack(r *release, salt uint32) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if g := r.candidate; !g.alive() {
+// hold gives the candidate no new flows for now. One that nobody is left to share with
+// keeps them.
+func (p *portion) hold() error {
+	p.s.mu.Lock()
+	defer p.s.mu.Unlock()
+	if err := p.r.candidate.runs(); err != nil {
+		return err
+	}
+	p.s.log.Warn("the candidate does not answer: it gets no new flows until it does", "release", p.r.result.ID, "generation", p.r.candidate.id)
+	p.s.put(p.r, 0, p.salt)
+	p.held = time.Now()
+	return nil
+}
+
+// giveAgain ends a hold, paused or not: it is the share that the release was paused at.
+func (p *portion) giveAgain() error {
+	p.s.mu.Lock()
+	defer p.s.mu.Unlock()
+	if err := p.r.candidate.runs(); err != nil {
+		return err
+	}
+	p.s.put(p.r, float64(p.share), p.salt)
+	p.held = time.Time{}
+	return nil
+}
+
+// runs is an error if the generation has ended. Supervisor.mu is held.
+func (g *generation) runs() error {
+	if !g.alive() {
 		return fmt.Errorf("generation %d ended: %s", g.id, g.exit)
 	}
-	s.log.Warn("the candidate does not answer: it gets no new flows until it does", "release", r.result.ID, "generation", r.candidate.id)
-	s.put(r, 0, salt)
 	return nil
 }
 

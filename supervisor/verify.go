@@ -18,7 +18,7 @@ func (s *Supervisor) verify(ctx context.Context, r *release) error {
 	if err := w.shut(func(g *generation, listener string) bool { return g != s.shiftOf(listener).current }); err != nil {
 		return err
 	}
-	if err := w.step(ctx, nil); err != nil {
+	if err := w.step(ctx, nil, nil); err != nil {
 		return err
 	}
 	if !s.steering.Chooses() {

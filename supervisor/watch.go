@@ -43,23 +43,20 @@ func (s *Supervisor) watchFrom(r *release) (*watch, error) {
 	return w, w.read()
 }
 
-// portion is the candidate's share of new flows in a step of the ramp, which is held back
-// while it is in doubt.
-type portion struct {
-	hold, give func() error
-	held       time.Time // since when; zero: it is given
-}
-
 // step lets the window of a step pass and returns an error as soon as a gate is
-// violated. Of a candidate that has new flows for good p is nil.
+// violated. Of a candidate that has new flows for good p is nil. Where the release is
+// paused, the step lasts until resumed is closed instead.
 //
 // One that hangs is not known for it until probes have failed, which takes seconds, and
 // meanwhile each flow that it gets is lost. One that is sound answers a probe in
 // milliseconds. So who has not answered by the next reading gets nothing until it does.
-func (w *watch) step(ctx context.Context, p *portion) error {
+func (w *watch) step(ctx context.Context, p *portion, resumed <-chan struct{}) error {
 	end := time.Now().Add(w.r.recipe.config.Release.Verify.Window)
 	window := time.NewTimer(time.Until(end))
 	defer window.Stop()
+	if resumed != nil {
+		window.Stop()
+	}
 	tick := time.NewTicker(judge.ReadEvery)
 	defer tick.Stop()
 	probing, stop := context.WithCancel(ctx)
@@ -71,7 +68,7 @@ func (w *watch) step(ctx context.Context, p *portion) error {
 		}
 	}()
 	for {
-		over := false // this event is the end of the window
+		over := false // this event is the end of the step
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -80,6 +77,8 @@ func (w *watch) step(ctx context.Context, p *portion) error {
 		case err := <-w.asking:
 			w.asking = nil
 			w.Asked(err)
+		case <-resumed:
+			resumed, end, over = nil, time.Now(), true
 		case <-window.C:
 			over = true
 		}
@@ -97,15 +96,15 @@ func (w *watch) step(ctx context.Context, p *portion) error {
 				if err := p.hold(); err != nil {
 					return err
 				}
-				p.held = time.Now()
 			}
 		case p != nil && !p.held.IsZero():
-			if err := p.give(); err != nil {
+			end = end.Add(time.Since(p.held)) // without flows there was nothing to watch
+			if err := p.giveAgain(); err != nil {
 				return err
 			}
-			end = end.Add(time.Since(p.held)) // without flows there was nothing to watch
-			p.held = time.Time{}
-			window.Reset(time.Until(end))
+			if resumed == nil {
+				window.Reset(time.Until(end))
+			}
 		case over:
 			return nil
 		}
