@@ -57,7 +57,8 @@ func TestSocketIsForItsOwnerAlone(t *testing.T) {
 	}
 }
 
-// A socket whose file somebody has removed is made again, for its owner alone.
+// A socket whose file somebody has removed is made again, for its owner alone, and
+// answers; of the one that nobody can reach any more nothing is left.
 func TestSocketIsMadeAgain(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "admin.sock")
 	srv, err := Listen(nil, nil, socket, "", slog.New(slog.DiscardHandler))
@@ -68,26 +69,40 @@ func TestSocketIsMadeAgain(t *testing.T) {
 		if err := os.Remove(socket); err != nil {
 			t.Fatal(err)
 		}
-		for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		eventually(t, "the socket is made again", func() bool {
+			_, err := os.Stat(socket)
+			return err == nil
+		})
+		eventually(t, "it is for its owner alone", func() bool {
 			info, err := os.Stat(socket)
-			if err == nil && info.Mode().Perm() == 0o600 {
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("%v, %v", info, err)
-			}
-		}
-		conn, err := net.Dial("unix", socket)
+			return err == nil && info.Mode().Perm() == 0o600
+		})
+		client := Dial(socket).http
+		client.Timeout = time.Minute
+		resp, err := client.Get("http://baton/healthz")
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("who asks by the new socket: %v", err)
 		}
-		conn.Close()
+		resp.Body.Close()
+		eventually(t, "one socket of the name is open", func() bool {
+			table, err := os.ReadFile("/proc/self/net/unix")
+			return err == nil && strings.Count(string(table), " "+socket+"\n") == 1
+		})
 	}
 	if err := srv.Close(); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Stat(socket); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("after Close: %v", err)
+	}
+}
+
+func eventually(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !done(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within a minute: %s", what)
+		}
 	}
 }
 

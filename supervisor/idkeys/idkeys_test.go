@@ -121,6 +121,7 @@ func TestKeysAreAdopted(t *testing.T) {
 	if err := l.ReadBy(l.kernel); err != nil {
 		t.Fatal(err)
 	}
+	l.has("what was left", quicid.Readable, idKeys{1: one})
 	if err := l.apply(config.IDKeys{Keys: idKeys{1: two}, Encode: 1}); err == nil {
 		t.Error("the file's key takes the place of another that is in use")
 	}
