@@ -5,6 +5,7 @@ import (
 	"net"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/baton-mesh/baton/proxy"
 	"github.com/baton-mesh/baton/proxy/keys"
@@ -106,10 +107,13 @@ func TestStrayPackets(t *testing.T) {
 	wait := func(what string, each uint64) {
 		t.Helper()
 		var r ledger.Reading
-		eventually(t, what, func() bool {
+		wanted := map[uint8]uint64{3: each, 4: each}
+		if !within(time.Minute, func() bool {
 			r = l.Read()
-			return maps.Equal(r.Strays, map[uint8]uint64{3: each, 4: each})
-		})
+			return maps.Equal(r.Strays, wanted)
+		}) {
+			t.Fatalf("%s: %v by slot, want %v", what, r.Strays, wanted)
+		}
 		if r.Damage != "" {
 			t.Error(r.Damage)
 		}

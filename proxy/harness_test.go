@@ -72,7 +72,7 @@ func within(limit time.Duration, condition func() bool) bool {
 
 func eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	if !within(10*time.Second, condition) {
+	if !within(time.Minute, condition) {
 		t.Fatalf("never happened: %s", what)
 	}
 }

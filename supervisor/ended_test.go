@@ -59,6 +59,6 @@ func TestEndingOfACandidate(t *testing.T) {
 	n := serve(t, conf(t, "serve"))
 	res := n.release(n.like("die-when-ready"), Request{})
 	if res.Outcome != Refused || len(res.Ended) != 1 || res.Ended[0].Generation != res.Generation || res.Ended[0].Exit != "exit status 5" {
-		t.Errorf("%+v", res)
+		t.Errorf("%s because of %s; generations ended: %+v", res.Outcome, res.Reason, res.Ended)
 	}
 }
