@@ -108,16 +108,21 @@ func TestDrainKeepsFlows(t *testing.T) {
 	}
 }
 
-// Without a process, old flows go on and new ones are made.
+// Without a process, old flows go on and new ones are made. What the next process finds
+// it goes on with: it has one real more, which no old flow goes over to.
 func TestForwardingOutlivesTheProcess(t *testing.T) {
-	l := newLab(t, 2)
+	l := newLab(t, 3)
+	third := l.reals[2]
+	l.reals = l.reals[:2]
 	l.start()
 	flows := l.flows(20)
-	for range 3 {
+	for range 2 {
 		l.kill()
 		l.wantMoving(flows, "")
 		flows = append(flows, l.flows(10)...)
+		l.reals = append(l.reals[:2], third)
 		l.start()
+		l.await(third.name, balancer.Up)
 		l.wantMoving(flows, "")
 	}
 	// It ends as it should, too.
