@@ -258,7 +258,11 @@ func (s *Supervisor) adopt(left string) (moved bool) {
 		s.keep(g)
 		s.protect(g)
 		s.count(g, true)
-		// The tables were pinned, or they are fresh and know nobody.
+		// The tables were pinned, or they are fresh and know nobody. One that drains
+		// needs none: what waits for it is on its sockets already.
+		if g.state == Draining {
+			continue
+		}
 		if in, all, err := s.inSlot(g); err == nil && in < all {
 			if err := s.steering.Fill(g.slot, g.recipe.config, g.sockets); err != nil {
 				s.log.Error("a generation's sockets are in no slot", "generation", g.id, "error", err)

@@ -79,12 +79,18 @@ func (s *Supervisor) drain(g *generation, timeout time.Duration, traced *tracedE
 		s.emptyQueues(g, ending.end.C)
 		traced.note(trace.EventQueueEmpty)
 	}
+	// That it drains is on record before its slot is empty: the next supervisor gives
+	// no new flows back to it.
+	s.mu.Lock()
+	s.noteDraining(g)
+	s.mu.Unlock()
 	// Ours first: when the generation closes its own, the last copy is gone and
 	// the kernel hands on what is left.
 	if !g.leftover() {
 		s.steering.Empty(g.slot)
 		g.closeSockets()
 	}
+	s.reached("slot emptied")
 	told = told && s.wasTold(g)
 	lingered := !told && s.linger(g, timeout)
 	s.mu.Lock()

@@ -48,6 +48,17 @@ func (s *Supervisor) note() {
 	}
 }
 
+// noteDraining writes that a generation drains, unless the record has it, as it does
+// where its release had ended before. s.mu is held.
+func (s *Supervisor) noteDraining(g *generation) {
+	for _, was := range s.state.Generations {
+		if was.ID == g.id && was.State == string(Draining) && s.unsaved == nil {
+			return
+		}
+	}
+	s.note()
+}
+
 // noteAgain writes a state file that could not be written when something changed, the
 // disk being full perhaps.
 func (s *Supervisor) noteAgain() {
