@@ -183,7 +183,7 @@ func (c *Case) hoards() Finding {
 			seen, last = append(seen, r.Resources), r.At
 		}
 	}
-	if !c.own(c.now()).Alive && len(seen) > 0 {
+	if !c.own(c.now()).Alive {
 		seen = seen[:len(seen)-1]
 	}
 	if words := leaking(seen, c.peak); words != "" {
