@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"log/slog"
 	"time"
 
 	"github.com/baton-mesh/baton/proxy/config"
@@ -59,10 +60,22 @@ func (o Outcome) ExitCode() int {
 	return 1
 }
 
+// level is how loud the log is about it.
+func (o Outcome) level() slog.Level {
+	switch o {
+	case Passed:
+		return slog.LevelInfo
+	case Failed, RollbackFailed:
+		return slog.LevelError
+	case RolledBack, Inconclusive, Refused, Superseded:
+	}
+	return slog.LevelWarn
+}
+
 // Result is a release that has ended.
 type Result struct {
 	ID       uint64    `json:"id"`
-	Cause    string    `json:"cause"` // who asked: start, command, sighup, rollback, crash
+	Cause    string    `json:"cause"` // who asked: start, command, sighup, rollback, crash, certificates
 	Outcome  Outcome   `json:"outcome"`
 	ExitCode int       `json:"exit_code"`
 	Started  time.Time `json:"started"`
@@ -71,9 +84,12 @@ type Result struct {
 	// Previous served before; 0 if none did.
 	Previous uint64 `json:"previous,omitempty"`
 	// Listeners are those whose new flows it moved; none: all.
-	Listeners []string      `json:"listeners,omitempty"`
-	Reason    string        `json:"reason,omitempty"`
-	Stages    []StageResult `json:"stages"`
+	Listeners []string `json:"listeners,omitempty"`
+	// Config and Binary are what the candidate was made of; empty if that was not found.
+	Config string        `json:"config,omitempty"`
+	Binary string        `json:"binary,omitempty"`
+	Reason string        `json:"reason,omitempty"`
+	Stages []StageResult `json:"stages"`
 	// QueuedAtShift is what waited at the previous generation's listeners when
 	// new flows stopped going there.
 	QueuedAtShift account.QueueLengths `json:"queued_at_shift"`
@@ -104,6 +120,7 @@ type Status struct {
 	Steering    string             `json:"steering"`                  // bpf or takeover; none where a comparison asks for it
 	Because     string             `json:"steering_reason,omitempty"` // why this steering; empty: it is the best there is
 	Unsaved     string             `json:"unsaved,omitempty"`         // why the next supervisor would not find what is so
+	Problems    []Problem          `json:"problems,omitempty"`        // what somebody has to see to
 	Current     uint64             `json:"current,omitempty"`
 	Generations []GenerationStatus `json:"generations"`
 	Release     *ReleaseStatus     `json:"release,omitempty"` // the one that runs
@@ -144,8 +161,9 @@ type SlotRefusals struct {
 // Drained sums what generations left when they ended, since the supervisor
 // started.
 type Drained struct {
-	Ended        uint64 `json:"ended"` // generations
-	Cut          uint64 `json:"cut"`   // flows in the middle of something, by the deadline
+	Ended        uint64 `json:"ended"`   // generations
+	Crashed      uint64 `json:"crashed"` // generations that served, and ended by themselves or gave up their sockets
+	Cut          uint64 `json:"cut"`     // flows in the middle of something, by the deadline
 	IdleClosed   uint64 `json:"idle_closed"`
 	HalfOpenLeft uint64 `json:"half_open_left"`
 	// Undeclared are flows that were open when a generation's process ended and

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -51,11 +53,17 @@ func (s *Supervisor) watchCertificates(ctx context.Context) {
 		var watching sync.WaitGroup
 		for _, of := range all {
 			files := of.files
-			if read, ok := refused[of.generation]; ok {
+			read, isRefused := refused[of.generation]
+			if isRefused {
 				files = read
 			}
+			readable := func(err error) {
+				if err != nil || !isRefused { // they can be read, and are not good
+					s.certificatesReadable(of.generation, err)
+				}
+			}
 			watching.Go(func() {
-				if err := certwatch.Watch(watch, files, func() { changed <- of; stop() }, s.certificateGone); err != nil {
+				if err := certwatch.Watch(watch, files, func() { changed <- of; stop() }, readable); err != nil {
 					failed <- err
 				}
 			})
@@ -76,7 +84,7 @@ func (s *Supervisor) watchCertificates(ctx context.Context) {
 		stop()
 		watching.Wait()
 		if err != nil {
-			s.log.Error("certificates", "error", err, "again_in", watchAgain.String())
+			s.log.Error("a renewed certificate was not released: who serves has the one before", "error", err, "again_in", watchAgain.String())
 			select {
 			case <-time.After(watchAgain):
 			case <-ctx.Done():
@@ -85,10 +93,30 @@ func (s *Supervisor) watchCertificates(ctx context.Context) {
 	}
 }
 
-// certificateGone tells of a file that cannot be read any more, before a release or the
-// next supervisor needs it.
-func (s *Supervisor) certificateGone(err error) {
-	s.log.Warn("a file of a certificate cannot be read: who serves has what it held, but a release would be refused, and another supervisor not start", "error", err)
+// certificatesReadable tells of a file that cannot be read any more, before a release or
+// the next supervisor needs it; nil: all can be read.
+func (s *Supervisor) certificatesReadable(g *generation, err error) {
+	if s.certificatesUsable(g, err) == (err == nil) {
+		return
+	}
+	if err == nil {
+		s.log.Info("the files of certificates can be used again", "generation", g.id)
+		return
+	}
+	s.log.Warn("a file of a certificate cannot be read: who serves has what it held, but a release would be refused, and another supervisor not start", "generation", g.id, "error", err)
+}
+
+// certificatesUsable notes why the files of a generation's certificates cannot be used;
+// nil: they can. It returns whether they could before.
+func (s *Supervisor) certificatesUsable(g *generation, err error) (before bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before = s.unusable[g] == nil
+	delete(s.unusable, g)
+	if err != nil {
+		s.unusable[g] = err
+	}
+	return before
 }
 
 // releaseCertificates releases and waits. It returns the files that the release
@@ -109,10 +137,12 @@ func (s *Supervisor) releaseCertificates(of certified) (refused map[string]strin
 		return nil, err
 	}
 	<-r.done
-	switch {
-	case r.result.Outcome == Passed || r.result.Outcome == Superseded:
+	if r.result.Outcome == Passed || r.result.Outcome == Superseded {
+		s.certificatesUsable(of.generation, nil)
 		return nil, nil
-	case r.recipe == nil:
+	}
+	s.certificatesUsable(of.generation, fmt.Errorf("release %d: %s", r.result.ID, r.result.Reason))
+	if r.recipe == nil {
 		return nil, errors.New(r.result.Reason)
 	}
 	return r.recipe.config.CertificateFiles(own...), nil
@@ -130,6 +160,7 @@ func (s *Supervisor) otherCertificates() {
 func (s *Supervisor) servingCertificates() (all []certified) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	maps.DeleteFunc(s.unusable, func(g *generation, _ error) bool { return !s.owns(g) })
 	for _, g := range s.generations {
 		if g.leftover() || !s.owns(g) {
 			continue

@@ -180,6 +180,7 @@ func (s *Supervisor) gaveUp(g *generation, left int) {
 	s.leave(g)
 	s.log.Error("a serving generation gave up listening sockets: it is replaced", "generation", g.id,
 		"given_up", left, "successor", s.shift.current != nil)
+	s.noteCrash(g, fmt.Sprintf("it gave up %d of its listening sockets", left))
 	if s.shift.current != nil {
 		s.retire(g, g.recipe.config.Release.DrainTimeout)
 		return

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"strconv"
 	"syscall"
 	"time"
@@ -49,6 +50,8 @@ func (s *Supervisor) probe(ctx context.Context, r *release) error {
 	if by == nil {
 		return nil
 	}
+	ctx, stop := s.whileAlive(ctx, r.candidate)
+	defer stop()
 	probes, probing := errgroup.WithContext(ctx) // ends when all are done
 	probes.SetLimit(probesAtOnce)
 	asked, reached := sample(r.recipe.config.Listeners)
@@ -61,6 +64,9 @@ func (s *Supervisor) probe(ctx context.Context, r *release) error {
 		})
 	}
 	if err := probes.Wait(); err != nil {
+		if ended := context.Cause(ctx); ended != nil {
+			return ended
+		}
 		return err
 	}
 	if err := s.reachAll(ctx, by, r.candidate, reached); err != nil {
@@ -74,6 +80,20 @@ func (s *Supervisor) probe(ctx context.Context, r *release) error {
 		r.result.Evidence = append(r.result.Evidence, fmt.Sprintf("one connection was accepted on each of the other %d listeners", n))
 	}
 	return nil
+}
+
+// whileAlive is a context that ends with the generation, too. What had been queued for
+// it goes to somebody else when it dies, or waits for somebody: no probe is to wait with it.
+func (s *Supervisor) whileAlive(ctx context.Context, g *generation) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-g.exited:
+			cancel(fmt.Errorf("generation %d ended: %s", g.id, s.exitOf(g)))
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(nil) }
 }
 
 func (s *Supervisor) probeListener(ctx context.Context, by steer.Prober, g *generation, l config.Listener) error {
@@ -265,6 +285,9 @@ func probeHTTP(ctx context.Context, conn net.Conn) (http.Header, error) {
 		return nil, fmt.Errorf("send: %w", err)
 	}
 	resp, err := http.ReadResponse(bufio.NewReader(conn), req)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil, errors.New("it was connected, and no answer came in time")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read the response: %w", err)
 	}

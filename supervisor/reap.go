@@ -58,6 +58,7 @@ func (s *Supervisor) watch(g *generation) {
 	}
 	if crashed && served {
 		s.log.Error("a serving generation ended", "generation", g.id, "exit", exit, "successor", s.shift.current != nil)
+		s.noteCrash(g, exit)
 		s.crashedNow(g)
 	}
 	s.mu.Unlock()
@@ -121,6 +122,8 @@ func (s *Supervisor) crashedNow(g *generation) {
 	if time.Since(g.started) > longEnough {
 		s.crashes = 0
 	}
+	s.log.Warn("nobody serves, clients wait: what the generation ran is started again", "generation", g.id,
+		"attempt", s.crashes+1, "in", backOff(s.crashes).String())
 	if r := s.running; r != nil && !r.shifted {
 		// Its candidate may never be ready, and clients wait.
 		r.abort(errors.New("the serving generation ended: it is started again first"))

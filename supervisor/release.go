@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,6 +52,7 @@ type release struct {
 	watch     *watch                 // from the shift on; nil: it is not watched
 	held      string                 // why the verdict is inconclusive, if both generations are to stay
 	judged    bool                   // the findings are in the trace
+	because   string                 // why it was made, where nobody has asked for it
 	root      oteltrace.Span
 	span      oteltrace.Span // of the stage that runs, else root; written with Supervisor.mu held
 
@@ -131,7 +133,7 @@ func (s *Supervisor) enqueue(cause string, req Request, what *recipe) (*release,
 	r.result = Result{ID: s.state.NextRelease, Cause: cause, Started: r.queued, Stages: []StageResult{}}
 	s.state.NextRelease++
 	if err := s.persist(); err != nil {
-		return nil, err
+		return nil, refused("nothing is released while the state file cannot be written: %v", err)
 	}
 	if old := s.waiting; old != nil {
 		s.finish(old, Superseded, fmt.Sprintf("release %d came later and took its place", r.result.ID))
@@ -150,7 +152,10 @@ func (s *Supervisor) nudge() {
 
 // finish makes a result final. s.mu is held.
 func (s *Supervisor) finish(r *release, o Outcome, reason string) {
-	r.result.Outcome, r.result.ExitCode, r.result.Reason = o, o.ExitCode(), reason
+	r.result.Outcome, r.result.ExitCode, r.result.Reason = o, o.ExitCode(), cmp.Or(reason, r.because)
+	if r.recipe != nil {
+		r.result.Config, r.result.Binary = r.recipe.configPath, r.recipe.binary.Path
+	}
 	s.outcomes[o]++
 	r.ended = time.Now()
 	r.result.Ended = r.endings
@@ -206,6 +211,8 @@ func (s *Supervisor) next() (_ *release, pause time.Duration) {
 		if err == nil {
 			r := &release{cause: "crash", request: Request{NoVerify: true}, recipe: what, queued: time.Now(), done: make(chan struct{})}
 			r.result = Result{ID: s.state.NextRelease, Cause: r.cause, Started: r.queued, Stages: []StageResult{}}
+			r.because = s.lastCrash.String()
+			s.lastCrash.again = time.Time{}
 			s.state.NextRelease++
 			s.crashes++
 			s.pauseOver = false
@@ -222,7 +229,9 @@ func (s *Supervisor) next() (_ *release, pause time.Duration) {
 	if s.crash == nil {
 		return nil, 0
 	}
-	return nil, max(pause, time.Millisecond)
+	pause = max(pause, time.Millisecond)
+	s.lastCrash.again = time.Now().Add(pause)
+	return nil, pause
 }
 
 // begin makes a release the running one. s.mu is held.
@@ -263,6 +272,7 @@ func (s *Supervisor) run(ctx context.Context, r *release) {
 	r.abort = cancel
 	s.mu.Unlock()
 	log := s.log.With("release", r.result.ID, "cause", r.cause)
+	log.Info("release begins", "previous", r.result.Previous)
 
 	outcome, reason := Passed, ""
 	for i, st := range stages {
@@ -271,7 +281,7 @@ func (s *Supervisor) run(ctx context.Context, r *release) {
 			continue
 		}
 		moved := s.hasShifted(r)
-		log.Warn("release failed", "stage", st.name, "error", err)
+		log.Warn("a stage failed: what was done is undone", "stage", st.name, "error", err)
 		undoErr := s.undo(ctx, r, stages[:i+1])
 		reason = fmt.Sprintf("%s: %v", st.name, err)
 		switch {
@@ -309,7 +319,8 @@ func (s *Supervisor) run(ctx context.Context, r *release) {
 	s.forgetListeners()
 	s.note()
 	s.finish(r, outcome, reason)
-	log.Info("release ended", "outcome", outcome, "generation", r.result.Generation, "previous", r.result.Previous, "reason", reason)
+	log.Log(ctx, outcome.level(), "release ended", "outcome", outcome, "generation", r.result.Generation, "previous", r.result.Previous,
+		"reason", r.result.Reason, "config", r.result.Config, "binary", r.result.Binary)
 }
 
 func (s *Supervisor) hasShifted(r *release) bool {

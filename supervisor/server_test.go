@@ -152,6 +152,12 @@ func generationMain(how string) {
 				raw.Control(func(fd uintptr) { unix.Shutdown(int(fd), unix.SHUT_RD) })
 			}
 		}()
+	case "die-when-told":
+		notify("READY=1")
+		go func() {
+			awaitFile("die")
+			os.Exit(6)
+		}()
 	case "stubborn":
 		notify("READY=1")
 		go func() {

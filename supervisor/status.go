@@ -24,6 +24,7 @@ func (s *Supervisor) Status() Status {
 	if s.unsaved != nil {
 		st.Unsaved = s.unsaved.Error()
 	}
+	st.Problems = s.problems()
 	switch {
 	case s.stopping:
 		st.State = "stopping"

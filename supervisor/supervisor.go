@@ -110,9 +110,10 @@ type Supervisor struct {
 	borrowed    *loan // by the last release; nil: it was of all listeners
 	running     *release
 	waiting     *release
-	crash       *recipe       // to be started again: the current generation died
-	crashes     int           // in a row
-	crashed     *generation   // the last one that did, until a release tells of it
+	crash       *recipe     // to be started again: the current generation died
+	crashes     int         // in a row
+	crashed     *generation // the last one that did, until a release tells of it
+	lastCrash   crashed
 	held        []*generation // dead, with queues that wait for a successor
 	pauseOver   bool          // the pause before the next attempt has passed
 	reserve     *generation   // kept beside the current one, for want of a verdict on that
@@ -129,7 +130,8 @@ type Supervisor struct {
 	dropped     map[string]uint64 // segments that their sockets let fall, by listener
 	drained     Drained
 	stopping    bool
-	unsaved     error // why the state file does not say what is so; nil: it does
+	unsaved     error                 // why the state file does not say what is so; nil: it does
+	unusable    map[*generation]error // files of certificates
 }
 
 // shiftInForce is what the kernel was last told.
@@ -145,7 +147,7 @@ type shiftInForce struct {
 func New(o Options) (_ *Supervisor, err error) {
 	s := &Supervisor{
 		opts: o, config: o.Config, log: o.Log,
-		outcomes: map[Outcome]uint64{}, counted: account.NewCounted(), dropped: map[string]uint64{}, own: split{},
+		outcomes: map[Outcome]uint64{}, counted: account.NewCounted(), dropped: map[string]uint64{}, own: split{}, unusable: map[*generation]error{},
 		certs:   make(chan struct{}, 1),
 		hurried: make(chan struct{}),
 		wake:    make(chan struct{}, 1), abandon: make(chan struct{}),

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"slices"
 	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -18,6 +19,8 @@ var (
 	releasesDesc    = prometheus.NewDesc("baton_releases_total", "Releases that have ended, by outcome.", []string{"outcome"}, nil)
 	stageDesc       = prometheus.NewDesc("baton_last_release_stage_seconds", "How long each stage of the last release took.", []string{"stage"}, nil)
 	endedDesc       = prometheus.NewDesc("baton_generations_ended_total", "Generations that have ended.", nil, nil)
+	crashesDesc     = prometheus.NewDesc("baton_generation_crashes_total", "Generations that served and ended by themselves, or gave up their listening sockets.", nil, nil)
+	problemDesc     = prometheus.NewDesc("baton_problem", "Whether something lasts that somebody has to see to (1) or not (0), by what it is with; baton status says it in words.", []string{"what"}, nil)
 	cutDesc         = prometheus.NewDesc("baton_drain_cut_flows_total", "Flows that a drain's deadline cut in the middle of something.", nil, nil)
 	idleClosedDesc  = prometheus.NewDesc("baton_drain_idle_closed_total", "Idle keep-alive connections closed at a drain's deadline.", nil, nil)
 	halfOpenDesc    = prometheus.NewDesc("baton_drain_half_open_left_total", "Handshakes unfinished when a drain stopped waiting for them; they go over by kernel migration.", nil, nil)
@@ -42,7 +45,7 @@ func (collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range append(queueDescs, requestDescs...) {
 		ch <- d
 	}
-	for _, d := range []*prometheus.Desc{readyDesc, currentDesc, generationsDesc, releasesDesc, stageDesc, endedDesc, cutDesc, idleClosedDesc, halfOpenDesc, refusedDesc, idConfigDesc, idKeysDesc, idRefusedDesc, optionDesc, exportDesc, storeDesc, intakeDesc, refusalsDesc, undeclaredDesc, openFlowsDesc, flowsDesc, generationDesc, runsDesc, slotRunsDesc} {
+	for _, d := range []*prometheus.Desc{readyDesc, currentDesc, generationsDesc, releasesDesc, stageDesc, endedDesc, crashesDesc, problemDesc, cutDesc, idleClosedDesc, halfOpenDesc, refusedDesc, idConfigDesc, idKeysDesc, idRefusedDesc, optionDesc, exportDesc, storeDesc, intakeDesc, refusalsDesc, undeclaredDesc, openFlowsDesc, flowsDesc, generationDesc, runsDesc, slotRunsDesc} {
 		ch <- d
 	}
 }
@@ -73,6 +76,14 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		counter(releasesDesc, float64(n), string(outcome))
 	}
 	counter(endedDesc, float64(st.Drained.Ended))
+	counter(crashesDesc, float64(st.Drained.Crashed))
+	for _, what := range supervisor.ProblemKinds {
+		there := 0.0
+		if slices.ContainsFunc(st.Problems, func(p supervisor.Problem) bool { return p.What == what }) {
+			there = 1
+		}
+		gauge(problemDesc, there, string(what))
+	}
 	counter(cutDesc, float64(st.Drained.Cut))
 	counter(idleClosedDesc, float64(st.Drained.IdleClosed))
 	counter(halfOpenDesc, float64(st.Drained.HalfOpenLeft))

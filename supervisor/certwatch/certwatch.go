@@ -32,28 +32,29 @@ const (
 
 // Watch calls changed each time that one of the files holds something else than
 // at the last call, or at first than files says: their contents, by path. It is
-// not called while one cannot be read: unreadable is then, once until all can be read
-// again. Watch returns when ctx ends, with nil, or when it cannot watch.
-func Watch(ctx context.Context, files map[string]string, changed func(), unreadable func(error)) error {
+// not called while one cannot be read: readable is then, with the reason, and with nil
+// at first or when all can be read again and hold nothing new. Watch returns when ctx
+// ends, with nil, or when it cannot watch.
+func Watch(ctx context.Context, files map[string]string, changed func(), readable func(error)) error {
 	known := make(map[string]sum, len(files))
 	for path, contents := range files {
 		known[path] = sha256.Sum256([]byte(contents))
 	}
-	gone := false
+	first, gone := true, false
 	return Look(ctx, slices.Collect(maps.Keys(files)), func() {
 		now, err := sums(known)
-		if err != nil { // about to be replaced, perhaps; there will be an event
+		switch {
+		case err != nil: // about to be replaced, perhaps; there will be an event
 			if !gone {
-				unreadable(err)
+				readable(err)
 			}
-			gone = true
-			return
-		}
-		gone = false
-		if !maps.Equal(now, known) {
+		case !maps.Equal(now, known):
 			known = now
 			changed()
+		case first || gone:
+			readable(nil)
 		}
+		first, gone = false, err != nil
 	})
 }
 

@@ -14,7 +14,7 @@ type site struct {
 	t       *testing.T
 	dir     string
 	changes chan struct{}
-	gone    chan error // what was told to be unreadable
+	gone    chan error // what was told to be unreadable; nil: nothing
 }
 
 // watch watches cert.pem and key.pem in a directory that prepare fills.
@@ -165,18 +165,30 @@ func TestDirectoryAboveSwapped(t *testing.T) {
 	s.changed()
 }
 
-// A file that goes is told of once, and when it is back what is new in any.
+// A file that goes is told of once, and when it is back what is new in any, or that
+// nothing is.
 func TestUnreadable(t *testing.T) {
 	s := watch(t, (*site).plain)
-	s.check(os.Remove(s.path("cert.pem")))
-	select {
-	case err := <-s.gone:
-		if !errors.Is(err, os.ErrNotExist) {
-			t.Error(err)
+	told := func(want error) {
+		t.Helper()
+		select {
+		case err := <-s.gone:
+			if !errors.Is(err, want) {
+				t.Errorf("%v, want %v", err, want)
+			}
+		case <-time.After(30 * time.Second):
+			t.Fatal("nothing was told")
 		}
-	case <-time.After(30 * time.Second):
-		t.Fatal("nothing was told")
 	}
+	told(nil)
+	for range 2 {
+		s.check(os.Remove(s.path("cert.pem")))
+		told(os.ErrNotExist)
+		s.write("cert.pem", "cert 1")
+		told(nil)
+	}
+	s.check(os.Remove(s.path("cert.pem")))
+	told(os.ErrNotExist)
 	s.write("key.pem", "key 2")
 	s.unchanged()
 	s.write("cert.pem", "cert 1")

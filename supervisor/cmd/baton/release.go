@@ -87,51 +87,22 @@ func ask(cmd *cobra.Command, request func(context.Context, *admin.Client) (super
 	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	res, err := request(ctx, admin.Dial(socket))
-	if err != nil {
-		if ctx.Err() != nil {
-			err = errors.New("interrupted; the release goes on, see baton status")
-		}
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		return exitError{exitFailed, errors.New("interrupted; the release goes on, see baton status")}
+	case errors.Is(err, supervisor.ErrRefused):
+		return exitError{exitRefused, err}
+	default:
 		return exitError{exitFailed, err}
 	}
-	if err := output(cmd, res, func() { printResult(res) }); err != nil {
+	if err := output(cmd, res, func() { printResult(res, advice(res)) }); err != nil {
 		return exitError{exitFailed, err}
 	}
 	if res.ExitCode != 0 {
 		return exitError{res.ExitCode, nil}
 	}
 	return nil
-}
-
-func printResult(r supervisor.Result) {
-	fmt.Printf("release %d: %s", r.ID, strings.ReplaceAll(string(r.Outcome), "_", " "))
-	if r.Generation != 0 {
-		fmt.Printf(", generation %d", r.Generation)
-		if r.Previous != 0 {
-			fmt.Printf(" after %d", r.Previous)
-		}
-	}
-	if len(r.Listeners) > 0 {
-		fmt.Printf(", for %s alone", strings.Join(r.Listeners, ", "))
-	}
-	fmt.Println()
-	if r.Reason != "" {
-		fmt.Println("  reason:", r.Reason)
-	}
-	for _, st := range r.Stages {
-		fmt.Printf("  %-14s %9.1f ms  %s\n", st.Name, st.Milliseconds, st.Error)
-	}
-	for _, e := range r.Evidence {
-		fmt.Println("  evidence:", e)
-	}
-	for _, e := range r.Ended {
-		fmt.Println("  ended:", e)
-	}
-	if v := r.Verdict; v != nil {
-		fmt.Printf("  verdict: %s, %.0f ms after the shift; flows harmed: %d\n", v.Judgement, v.Milliseconds, v.Harmed)
-		for _, f := range v.Findings {
-			fmt.Printf("  %-14s %-9s %s\n", f.Gate, f.State, f.Words)
-		}
-	}
 }
 
 func absolute(path string) (string, error) {

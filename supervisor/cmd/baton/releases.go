@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -62,7 +60,7 @@ read; - is standard output.`,
 
 func showRelease(cmd *cobra.Command, c *admin.Client, r supervisor.Result, tree bool, export string) error {
 	if !tree && export == "" {
-		return output(cmd, r, func() { printResult(r) })
+		return output(cmd, r, func() { printResult(r, "") })
 	}
 	text, err := c.Trace(cmd.Context(), r.ID)
 	if err != nil {
@@ -87,17 +85,8 @@ func showRelease(cmd *cobra.Command, c *admin.Client, r supervisor.Result, tree 
 		return exitError{exitFailed, err}
 	}
 	return output(cmd, text, func() {
-		printResult(r)
+		printResult(r, "")
 		fmt.Println()
 		trace.Draw(os.Stdout, spans, r.TraceID)
 	})
-}
-
-func printReleases(all []supervisor.Result) {
-	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "RELEASE\tSTARTED\tCAUSE\tOUTCOME\tGENERATION\tPREVIOUS\tREASON")
-	for _, r := range all {
-		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%d\t%d\t%s\n", r.ID, r.Started.Format(time.DateTime), r.Cause, r.Outcome, r.Generation, r.Previous, r.Reason)
-	}
-	w.Flush()
 }

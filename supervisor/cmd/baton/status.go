@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -52,12 +51,16 @@ func status(cmd *cobra.Command) (supervisor.Status, error) {
 }
 
 func printStatus(st supervisor.Status) {
-	fmt.Printf("%s: %s, generation %d, steering %s, supervisor pid %d, version %s\n", st.Node, st.State, st.Current, st.Steering, st.PID, st.Version)
+	who := "no generation serves"
+	if st.Current != 0 {
+		who = fmt.Sprintf("generation %d", st.Current)
+	}
+	fmt.Printf("%s: %s, %s, steering %s, supervisor pid %d, version %s\n", st.Node, st.State, who, st.Steering, st.PID, st.Version)
 	if st.Because != "" {
 		fmt.Printf("steering is %s because %s\n", st.Steering, st.Because)
 	}
-	if st.Unsaved != "" {
-		fmt.Printf("the state file cannot be written, so nothing is released: %s\n", st.Unsaved)
+	for _, p := range st.Problems {
+		fmt.Printf("problem: %s\n       → %s\n", p.Says, p.Do)
 	}
 	if ids := st.ConnectionIDs; ids != nil {
 		printConnectionIDs(ids)
@@ -69,7 +72,7 @@ func printStatus(st supervisor.Status) {
 		fmt.Printf("release %d waits\n", st.Waiting)
 	}
 	if r := st.Last; r != nil {
-		fmt.Printf("last release %d: %s %s\n", r.ID, r.Outcome, r.Reason)
+		fmt.Println("last release " + oneLine(*r))
 	}
 	fmt.Println()
 	printGenerations(st.Generations)
@@ -81,11 +84,7 @@ func printStatus(st supervisor.Status) {
 		if l.Closed {
 			protocol += " (closed)"
 		}
-		owner := "-"
-		if l.Generation != 0 {
-			owner = strconv.FormatUint(l.Generation, 10)
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%d\n", l.Name, l.Address, protocol, owner, l.Runs["sink"], l.Runs["lost"], l.Runs["migrated"])
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%d\n", l.Name, l.Address, protocol, orDash(l.Generation), l.Runs["sink"], l.Runs["lost"], l.Runs["migrated"])
 	}
 	w.Flush()
 }
@@ -102,7 +101,6 @@ func printConnectionIDs(ids *idkeys.Status) {
 		how += fmt.Sprintf("; keeps %d for generations %s", r.Config, joined(r.Generations))
 	}
 	fmt.Println("connection IDs: " + how)
-	printKeyProblem(ids)
 }
 
 func printKeyProblem(ids *idkeys.Status) {
