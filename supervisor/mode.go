@@ -3,7 +3,6 @@ package supervisor
 import (
 	"crypto/sha256"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -27,8 +26,8 @@ func (s *Supervisor) openSteerer(mode config.Steering, attach bool) error {
 		if s.config.Release.Linger > 0 {
 			s.log.Warn("release.linger has no effect in takeover mode: who lingers accepts new flows")
 		}
-		if user := s.config.Proxy.User; os.Geteuid() != 0 {
-			s.log.Warn("not root: generations run as this user", "uid", os.Geteuid(), "instead_of", user)
+		if why := spawn.OnlyOwn(s.config.Proxy.User); why != nil {
+			s.log.Warn("generations run as this user", "uid", spawn.Own().UID, "instead_of", s.config.Proxy.User, "reason", why)
 		}
 		return nil
 	}
@@ -75,11 +74,11 @@ func (s *Supervisor) queueLengths(sockets steer.Sockets) (sum account.QueueLengt
 	return sum, err
 }
 
-// account is whom a generation runs as. Takeover mode does without root, and
-// then there is no choice.
+// account is whom a generation runs as. Takeover mode does without root, or with
+// what is left of it in a container, and then there is no choice.
 func (s *Supervisor) account(user string) (spawn.Account, error) {
-	if os.Geteuid() != 0 && s.steering.Mode() == config.SteeringTakeover {
-		return spawn.Account{UID: os.Geteuid(), GID: os.Getegid()}, nil
+	if s.steering.Mode() == config.SteeringTakeover && spawn.OnlyOwn(user) != nil {
+		return spawn.Own(), nil
 	}
 	return spawn.LookUpAccount(user)
 }

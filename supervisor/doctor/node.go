@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"slices"
 	"strings"
 
@@ -27,8 +26,8 @@ func examineProxy(o Options) []Finding {
 		findings = append(findings, Finding{"command", OK, b.Path, ""})
 		b.Close()
 	}
-	if self := os.Geteuid(); self != 0 && o.steering() != config.SteeringBPF {
-		findings = append(findings, Finding{"user", OK, fmt.Sprintf("uid %d, this one: only root can run a generation as another", self), ""})
+	if why := spawn.OnlyOwn(o.Config.Proxy.User); why != nil && o.steering() != config.SteeringBPF {
+		findings = append(findings, Finding{"user", OK, fmt.Sprintf("uid %d, this one: %v", spawn.Own().UID, why), ""})
 	} else if a, err := spawn.LookUpAccount(o.Config.Proxy.User); err != nil {
 		findings = append(findings, Finding{"user", Fail, err.Error(), "create the user, or correct proxy.user"})
 	} else {

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -22,9 +23,9 @@ var capabilities = []struct {
 	{unix.CAP_BPF, "CAP_BPF", noBPF, "load the steering program"},
 	{unix.CAP_PERFMON, "CAP_PERFMON", noBPF, "read accept queues by a BPF iterator"},
 	{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", noBPF, "guard the sockets of a generation against itself"},
-	{unix.CAP_SETUID, "CAP_SETUID", Fail, "run the proxy as proxy.user"},
-	{unix.CAP_SETGID, "CAP_SETGID", Fail, "run the proxy as proxy.user"},
-	{unix.CAP_KILL, "CAP_KILL", Fail, "signal a proxy of another user"},
+	{unix.CAP_SETUID, "CAP_SETUID", noBPF, "run the proxy as proxy.user"},
+	{unix.CAP_SETGID, "CAP_SETGID", noBPF, "run the proxy as proxy.user"},
+	{unix.CAP_KILL, "CAP_KILL", noBPF, "signal a proxy of another user"},
 	{unix.CAP_SETPCAP, "CAP_SETPCAP", Warn, "empty the proxy's bounding set"},
 	{unix.CAP_NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE", Warn, "listen below port 1024"},
 	{unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE", Warn, "name the process that holds a port"},
@@ -48,10 +49,20 @@ func Missing() error {
 			missing = append(missing, fmt.Sprintf("%s (to %s)", c.name, c.use))
 		}
 	}
-	if len(missing) == 0 {
+	switch {
+	case len(missing) == 0 && ofNamespace():
+		return errors.New("this process is root in a user namespace alone, and the kernel takes BPF from the host's root")
+	case len(missing) == 0:
 		return nil
 	}
 	return fmt.Errorf("this process lacks %s: run baton as root, or grant it", strings.Join(missing, ", "))
+}
+
+// ofNamespace reports whether the capabilities are those of a user namespace that has
+// not all users of the host, so not the host's own (user_namespaces(7)).
+func ofNamespace() bool {
+	users, err := os.ReadFile("/proc/self/uid_map")
+	return err == nil && strings.Join(strings.Fields(string(users)), " ") != "0 0 4294967295"
 }
 
 func examineCapabilities(o Options) []Finding {
@@ -66,9 +77,6 @@ func examineCapabilities(o Options) []Finding {
 	var missing []Finding
 	for _, c := range capabilities {
 		if held&(1<<c.number) == 0 {
-			if c.lack == Fail && os.Geteuid() != 0 {
-				c.lack = noBPF // an ordinary user's generations are its own
-			}
 			missing = append(missing, Finding{Level: c.lack, Found: "no " + c.name, Advice: "grant " + c.name + ": Baton needs it to " + c.use})
 		}
 	}

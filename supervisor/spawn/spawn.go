@@ -13,7 +13,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -148,28 +147,6 @@ func (b *Binary) explain(reason string) error {
 	}
 	return fmt.Errorf("%s is built for %s, this machine is %s", b.Path,
 		strings.ToLower(strings.TrimPrefix(f.Machine.String(), "EM_")), runtime.GOARCH)
-}
-
-// Account is the user and group a generation runs as.
-type Account struct{ UID, GID int }
-
-// LookUpAccount finds an account by name or by number.
-func LookUpAccount(name string) (Account, error) {
-	u, err := user.Lookup(name)
-	if err != nil {
-		if u, err = user.LookupId(name); err != nil {
-			return Account{}, fmt.Errorf("user %q is unknown to this host", name)
-		}
-	}
-	uid, err1 := strconv.Atoi(u.Uid)
-	gid, err2 := strconv.Atoi(u.Gid)
-	if err := errors.Join(err1, err2); err != nil {
-		return Account{}, err
-	}
-	if self := os.Geteuid(); self != 0 && uid != self {
-		return Account{}, fmt.Errorf("user %q: only root can run a generation as another user; set proxy.user to %d or run baton as root", name, self)
-	}
-	return Account{uid, gid}, nil
 }
 
 // Options say what is started and with what.

@@ -103,7 +103,8 @@ func run(ts *testscript.TestScript, args []string) {
 			ts.Fatalf("this script has a supervisor already")
 		}
 	}
-	cmd := exec.Command(ts.Getenv("BIN")+"/baton", args...)
+	words := append(strings.Fields(ts.Getenv("RUN_BELOW")), append([]string{ts.Getenv("BIN") + "/baton"}, args...)...)
+	cmd := exec.Command(words[0], words[1:]...) // who is named there becomes baton
 	cmd.Dir = ts.MkAbs(".")
 	cmd.Env = environment(ts)
 	if uid, err := strconv.Atoi(ts.Getenv("RUN_AS")); err == nil && os.Geteuid() == 0 {
