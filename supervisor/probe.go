@@ -36,6 +36,9 @@ const (
 	probesAtOnce = 64
 	// probeTimeout bounds one of them.
 	probeTimeout = 5 * time.Second
+	// endsWithin is how long after a probe that failed the candidate's end may be noticed:
+	// a process closes its connections a moment before it has ended.
+	endsWithin = 100 * time.Millisecond
 )
 
 // probe connects to the public addresses as clients do, from ports that the
@@ -64,8 +67,13 @@ func (s *Supervisor) probe(ctx context.Context, r *release) error {
 		})
 	}
 	if err := probes.Wait(); err != nil {
-		if ended := context.Cause(ctx); ended != nil {
-			return ended
+		// A connection that was cut may be the first that is heard of its end.
+		if r.candidate.process.Ended(endsWithin) {
+			<-r.candidate.exited
+			return fmt.Errorf("generation %d ended: %s", r.candidate.id, s.exitOf(r.candidate))
+		}
+		if aborted := context.Cause(ctx); aborted != nil {
+			return aborted
 		}
 		return err
 	}
