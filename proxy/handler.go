@@ -224,7 +224,7 @@ func (h *handler) forwardFailed(rw http.ResponseWriter, req *http.Request, err e
 	case req.Context().Err() != nil:
 		panic(http.ErrAbortHandler) // the client has left: nobody to answer
 	}
-	h.log.Debug("forward", "err", err, "route", ex.route.Name, "upstream", ex.upstream.Name)
+	h.log.Debug("forward", "error", err, "route", ex.route.Name, "upstream", ex.upstream.Name)
 	w.fail(cause)
 }
 

@@ -32,7 +32,7 @@ func (g *Generation) Run(ctx context.Context, lastCall <-chan struct{}) listener
 		s.Start()
 	}
 	g.notify("READY=1", "STATUS=serving")
-	g.opts.Log.Info("serving", "generation", g.opts.Generation)
+	g.opts.Log.Info("ready", "generation", g.opts.Generation)
 
 	<-ctx.Done()
 	tally := g.drain(lastCall)
@@ -143,6 +143,6 @@ func (g *Generation) notifyDraining() {
 // we owe is to the clients.
 func (g *Generation) notify(state ...string) {
 	if err := g.opts.Notify(state...); err != nil {
-		g.opts.Log.Warn("notify", "err", err)
+		g.opts.Log.Warn("notify", "error", err)
 	}
 }

@@ -190,6 +190,9 @@ type GenerationStatus struct {
 	// them was over, and went over by kernel migration.
 	HalfOpenLeft int    `json:"half_open_left"`
 	Exit         string `json:"exit,omitempty"`
+	// Reserve says that it gets no new flows and stays, should the current generation,
+	// on which there was no verdict, not be good: a rollback goes back to it at once.
+	Reserve bool `json:"reserve,omitempty"`
 	// Listeners are those whose new flows it has, where they are split among
 	// generations; none: it has all or nothing.
 	Listeners []string `json:"listeners,omitempty"`

@@ -346,6 +346,9 @@ func TestReleaseAfterAHeldOne(t *testing.T) {
 	if res := n.release(n.conf, Request{}); res.Outcome != Inconclusive {
 		t.Fatalf("%+v, %+v", res, res.Verdict)
 	}
+	if one, two := n.generation(1), n.generation(2); !one.Reserve || two.Reserve {
+		t.Errorf("in reserve: %+v, %+v", one, two)
+	}
 	if res := n.release(n.conf, Request{}); res.Outcome != Passed || res.Generation != 3 {
 		t.Fatalf("%+v, %+v", res, res.Verdict)
 	}

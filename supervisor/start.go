@@ -21,7 +21,7 @@ import (
 // start makes the candidate: its own sockets in a free slot, forked with them,
 // waited for until it says READY=1. No flow reaches it yet.
 func (s *Supervisor) start(ctx context.Context, r *release) error {
-	if err := s.makeRoom(ctx, r.recipe.config.Release.MaxGenerations); err != nil {
+	if err := s.makeRoom(ctx, r); err != nil {
 		return err
 	}
 	if err := s.admit(r); err != nil {
@@ -73,7 +73,8 @@ func (s *Supervisor) start(ctx context.Context, r *release) error {
 
 // makeRoom keeps the number of living generations below the cap by ending the
 // oldest drain.
-func (s *Supervisor) makeRoom(ctx context.Context, most int) error {
+func (s *Supervisor) makeRoom(ctx context.Context, r *release) error {
+	most := r.recipe.config.Release.MaxGenerations
 	for {
 		s.mu.Lock()
 		var oldest *generation
@@ -95,6 +96,10 @@ func (s *Supervisor) makeRoom(ctx context.Context, most int) error {
 		select {
 		case <-oldest.exited:
 			s.removed(oldest)
+			s.mu.Lock()
+			r.result.Evidence = append(r.result.Evidence, fmt.Sprintf("generation %d drained, and was ended before its deadline, for %d lived and max_generations is %d: %d of its flows were cut",
+				oldest.id, live, most, oldest.cut))
+			s.mu.Unlock()
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

@@ -38,7 +38,7 @@ func (s *Supervisor) Status() Status {
 	}
 	for _, g := range s.generations {
 		of := g.status()
-		of.Listeners = s.restOf(g)
+		of.Listeners, of.Reserve = s.restOf(g), g == s.reserve
 		st.Generations = append(st.Generations, of)
 	}
 	if r := s.running; r != nil {

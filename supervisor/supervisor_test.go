@@ -256,9 +256,13 @@ func TestDrainEnds(t *testing.T) {
 			c.Release.DrainTimeout = time.Hour
 			c.Release.MaxGenerations = 3
 		}))
-		for range 4 {
-			if res := n.release(n.conf, Request{NoVerify: true}); res.Outcome != Passed {
+		for i := range 4 {
+			res := n.release(n.conf, Request{NoVerify: true})
+			if res.Outcome != Passed {
 				t.Fatalf("%+v", res)
+			}
+			if told := strings.Contains(fmt.Sprint(res.Evidence), "max_generations is 3"); told != (i >= 2) {
+				t.Errorf("release %d: %v", i+2, res.Evidence)
 			}
 			if live := len(n.s.Status().Generations); live > 3 {
 				t.Errorf("%d generations live", live)

@@ -142,7 +142,7 @@ func (s *Server) Start() {
 	for _, w := range s.workers {
 		s.loops.Go(func() {
 			if err := s.http.ServeListener(w); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, quic.ErrTransportClosed) {
-				s.opts.Log.Error("serve HTTP/3", "err", err)
+				s.opts.Log.Error("serve HTTP/3", "error", err)
 			}
 		})
 	}

@@ -116,7 +116,7 @@ func (a *acceptor) Accept() (net.Conn, error) {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			continue // woken, to look again whether to stop
 		}
-		s.log.Warn("accept", "err", err)
+		s.log.Warn("accept", "error", err)
 		time.Sleep(acceptPause)
 	}
 }

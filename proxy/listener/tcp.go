@@ -51,7 +51,7 @@ func (s *Server) relay(client *Conn, dial DialFunc) {
 	}()
 	upstream, release, err := dial(context.Background())
 	if err != nil {
-		s.log.Warn("relay", "err", err)
+		s.log.Warn("relay", "error", err)
 		client.tcp.SetLinger(0) // a reset: an empty answer would be a lie
 		client.reset.Store(true)
 		record.Class, record.Error = ledger.Failed, "upstream-connect"

@@ -141,13 +141,13 @@ func (w *worker) receive() {
 				w.rest <- w.queued()
 				continue
 			}
-			w.server.log.Warn("receive", "err", err)
+			w.server.log.Warn("receive", "error", err)
 			time.Sleep(receivePause)
 			continue
 		}
 		f, err := w.server.flowOf(w, from, oob[:k])
 		if err != nil {
-			w.server.log.Debug("relay datagrams", "client", from, "err", err)
+			w.server.log.Debug("relay datagrams", "client", from, "error", err)
 			continue
 		}
 		if f == nil {

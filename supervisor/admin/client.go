@@ -109,7 +109,7 @@ func (c *Client) do(ctx context.Context, method, path string, in, out any) error
 	case errors.Is(err, context.DeadlineExceeded) && outer.Err() == nil:
 		return fmt.Errorf("who listens on %s does not answer within %v: it is stopped or stuck. What it runs goes on; end it (kill -KILL, its pid is in the file lock of runtime_dir) and start another", c.socket, answerPatience)
 	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("no supervisor answers on %s: is `baton run` running, and is this its admin.socket?", c.socket)
+		return fmt.Errorf("no supervisor answers on %s: is `baton run` running, and is this its admin.socket? If it has died, what it ran serves on, and the next one adopts it: start it again", c.socket)
 	case errors.Is(err, syscall.EACCES):
 		return fmt.Errorf("%s is for its owner alone: run this as root", c.socket)
 	case err != nil:

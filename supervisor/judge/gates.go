@@ -149,11 +149,15 @@ func (c *Case) errors() Finding {
 	}
 	v := c.candidate.Config.Release.Verify
 	failed, ended := c.latest(c.candidate.ID, uint64(v.MinFlows))
+	blind := ""
+	if !c.candidate.Config.Proxy.Baton {
+		blind = "; with which status it answers nobody sees, for it keeps no ledger"
+	}
 	if ended < uint64(v.MinFlows) {
-		return unjudged("%d of %d flows failed; the budget of %v is asked from %d flows on", failed, ended, v.MaxErrorRate, v.MinFlows)
+		return unjudged("%d of %d flows failed; the budget of %v is asked from %d flows on%s", failed, ended, v.MaxErrorRate, v.MinFlows, blind)
 	}
 	if float64(failed) <= float64(v.MaxErrorRate)*float64(ended) {
-		return held("%d of the latest %d flows failed; the budget is %v", failed, ended, v.MaxErrorRate)
+		return held("%d of the latest %d flows failed; the budget is %v%s", failed, ended, v.MaxErrorRate, blind)
 	}
 	failedBefore, endedBefore := c.latest(c.previous.ID, uint64(v.MinFlows))
 	if endedBefore >= uint64(v.MinFlows) && float64(failedBefore) > float64(v.MaxErrorRate)*float64(endedBefore) {

@@ -26,7 +26,7 @@ import (
 func newBalanceCommand() *cobra.Command {
 	var path string
 	cmd := &cobra.Command{
-		Use: "balance", Short: "Run the XDP balancer, in the foreground", Args: cobra.NoArgs,
+		Use: "balance", Short: "Run the XDP balancer, in the foreground", Args: noArgs,
 		Long: `Run the XDP balancer of a configuration, in the foreground, and nothing else of it;
 baton run does both where its file has balancer.
 
@@ -181,7 +181,7 @@ func askBalancer[T any](cmd *cobra.Command, request func(*admin.Client, context.
 
 func newBalanceStatusCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "status", Short: "Show interfaces, reals and VIPs", Args: cobra.NoArgs,
+		Use: "status", Short: "Show interfaces, reals and VIPs", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return askBalancer(cmd, (*admin.Client).BalancerStatus, printBalancer)
 		},
@@ -190,7 +190,7 @@ func newBalanceStatusCommand() *cobra.Command {
 
 func newBalanceReloadCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "reload", Short: "Read the file again", Args: cobra.NoArgs,
+		Use: "reload", Short: "Read the file again", Args: noArgs,
 		Long: `Read the file again and put what has changed in force. Exit code 5: it has a mistake,
 and nothing has changed.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -204,7 +204,7 @@ and nothing has changed.`,
 func newBalanceDrainCommand() *cobra.Command {
 	var undo bool
 	cmd := &cobra.Command{
-		Use: "drain REAL", Short: "Take a real's new flows away; those it has stay", Args: cobra.ExactArgs(1),
+		Use: "drain REAL", Short: "Take a real's new flows away; those it has stay", Args: oneArg("the name of a real: baton balance status lists them"),
 		Long: `Take a real's new flows away. Those that it has stay with it, by their id or by the
 connection table. It stays so over reloads and restarts, until drain --undo.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -221,7 +221,7 @@ func newBalanceSimulateCommand() *cobra.Command {
 	var from, to string
 	var p balancer.Packet
 	cmd := &cobra.Command{
-		Use: "simulate --from IP:PORT --to IP:PORT", Short: "Say where a packet would go, and why", Args: cobra.NoArgs,
+		Use: "simulate --from IP:PORT --to IP:PORT", Short: "Say where a packet would go, and why", Args: noArgs,
 		Long: `Ask the program where a packet would go, and why. Nothing is sent, counted or remembered.
 With --server-id the packet carries an id: by tcp as the option, by quic as its connection ID.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -255,7 +255,7 @@ With --server-id the packet carries an id: by tcp as the option, by quic as its 
 func newBalanceRemoveCommand() *cobra.Command {
 	var path string
 	cmd := &cobra.Command{
-		Use: "remove --config FILE", Short: "Take the program off, and all it remembers", Args: cobra.NoArgs,
+		Use: "remove --config FILE", Short: "Take the program off, and all it remembers", Args: noArgs,
 		Long: `Take the program that a balancer has left off its interfaces, with its tables: packets
 for the VIPs are this host's own again. No balancer of the file may be running.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -27,7 +27,7 @@ BATON_RELEASE_DRAIN_TIMEOUT=5s is release.drain_timeout.`,
 	show := &cobra.Command{
 		Use:   "show",
 		Short: "Print the configuration with every default and the environment applied",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return showConfig(cmd, file) },
 	}
 	show.Flags().StringVar(&file, "config", "", "configuration `FILE`; without it the built-in example")
@@ -36,13 +36,13 @@ BATON_RELEASE_DRAIN_TIMEOUT=5s is release.drain_timeout.`,
 		&cobra.Command{
 			Use:   "default",
 			Short: "Print the built-in example, in which every key is explained",
-			Args:  cobra.NoArgs,
+			Args:  noArgs,
 			RunE:  func(cmd *cobra.Command, _ []string) error { return printConfig(cmd, config.Example()) },
 		},
 		&cobra.Command{
 			Use:   "schema",
 			Short: "Print the JSON Schema, for editors",
-			Args:  cobra.NoArgs,
+			Args:  noArgs,
 			RunE:  func(cmd *cobra.Command, _ []string) error { return printSchema(cmd) },
 		},
 	)

@@ -27,14 +27,14 @@ As root new flows are steered by BPF, else generations share their sockets.
 
 It succeeds only if every release ended as it should, and nothing failed but
 operations on connections of the process that was killed. It takes half a minute.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: runDemo,
 	}
 	cmd.AddCommand(&cobra.Command{
 		Use:    demo.NeverReadyCommand,
 		Short:  "Stand in for a proxy that never becomes ready",
 		Hidden: true,
-		Args:   cobra.NoArgs,
+		Args:   noArgs,
 		Run: func(cmd *cobra.Command, _ []string) {
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM)
 			defer stop()

@@ -24,7 +24,7 @@ With a configuration also its user, its binary, and who else holds its ports.
 
 Nothing that runs is disturbed. Answers 0 if Baton can run here, warnings or
 not, else 1. Neither clang nor kernel headers are needed on a node.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runDoctor(cmd, file)
 		},

@@ -14,7 +14,7 @@ func newKeepCommand() *cobra.Command {
 		Long: `Hold descriptors for a supervisor that may die, in the foreground, until the
 supervisor ends in order. baton run starts one by itself where none answers in its
 runtime_dir; a keeper of a unit or a container of its own outlives more.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			if err := keeper.Serve(keeper.Socket(dir)); err != nil {
 				return exitError{exitFailed, err}

@@ -41,7 +41,7 @@ func (e exitError) Unwrap() error { return e.err }
 
 func main() {
 	root := newRootCommand()
-	err := root.Execute()
+	cmd, err := root.ExecuteC()
 	if err == nil {
 		return
 	}
@@ -53,8 +53,12 @@ func main() {
 	if text := err.Error(); text != "" {
 		fmt.Fprintln(os.Stderr, "baton:", text)
 	}
-	if code == exitUsage {
+	switch {
+	case code != exitUsage:
+	case cmd == root:
 		fmt.Fprintln(os.Stderr, "baton: see baton help")
+	default:
+		fmt.Fprintf(os.Stderr, "baton: see %s --help\n", cmd.CommandPath())
 	}
 	os.Exit(code)
 }
@@ -86,10 +90,28 @@ func newRootCommand() *cobra.Command {
 
 func newVersionCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		Use: "version", Short: "Print the version", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return output(cmd, map[string]string{"version": version}, func() { fmt.Println("baton", version) })
 		},
+	}
+}
+
+// noArgs is for commands that take flags alone.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("%s takes no arguments, and %q is one", cmd.CommandPath(), args[0])
+	}
+	return nil
+}
+
+// oneArg is for commands that take one argument.
+func oneArg(what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return fmt.Errorf("%s takes %s", cmd.CommandPath(), what)
+		}
+		return nil
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 
 func newPauseCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "pause", Short: "Keep the release that runs at its share of new flows", Args: cobra.NoArgs,
+		Use: "pause", Short: "Keep the release that runs at its share of new flows", Args: noArgs,
 		Long: `Keep the release that runs at its share of new flows, until baton resume. It is
 watched all the while: what it fails by shifts it back. baton rollback aborts it.
 Exit code 5: there is nothing to pause.`,
@@ -28,7 +28,7 @@ Exit code 5: there is nothing to pause.`,
 
 func newResumeCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "resume", Short: "Let a paused release go on", Args: cobra.NoArgs,
+		Use: "resume", Short: "Let a paused release go on", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return operate(cmd, (*admin.Client).Resume, printRelease)
 		},
@@ -38,7 +38,7 @@ func newResumeCommand() *cobra.Command {
 func newDrainCommand() *cobra.Command {
 	var deadline time.Duration
 	cmd := &cobra.Command{
-		Use: "drain GENERATION", Short: "Bring the end of a generation's drain forward", Args: cobra.ExactArgs(1),
+		Use: "drain GENERATION", Short: "Bring the end of a generation's drain forward", Args: oneArg("the number of a generation that drains: baton generations lists them"),
 		Long: `Bring the end of a generation's drain forward. What it has not finished by then is
 closed, and counted. One that gets new flows does not drain: release another in
 its place. Exit code 5: it is not draining, or its drain ends sooner anyway.`,

@@ -32,7 +32,7 @@ One release runs, one waits; a later request takes the waiting one's place.
 Exit codes: 0 passed, 1 failed, 2 usage, 3 failed and rolled back,
 4 inconclusive and held, 5 refused before any flow moved (or superseded),
 6 the rollback itself failed.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
 			if req.ConfigPath, err = absolute(req.ConfigPath); err != nil {
@@ -63,7 +63,7 @@ func newRollbackCommand() *cobra.Command {
 		Short: "Go back to the generation before, at once",
 		Long: `Go back to the generation before, at once. A release that runs is aborted and
 shifts back; otherwise what the previous generation ran is released again.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return ask(cmd, func(ctx context.Context, c *admin.Client) (supervisor.Result, error) {
 				res, err := c.Rollback(ctx)

@@ -52,7 +52,7 @@ SIGINT let /readyz fail for shutdown.lead, then drain, then exit; a second one
 exits at once. SIGUSR2 gives way to another supervisor: this one ends, its
 generations serve on, and the next one adopts them. --replace sends it, and takes
 over; so does systemctl restart, by the unit in deploy/systemd.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := run(cmd.Context(), path, unsteered, replace); err != nil {
 				return exitError{exitFailed, err}

@@ -17,7 +17,7 @@ import (
 
 func newStatusCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "status", Short: "Show the supervisor, its listeners and generations", Args: cobra.NoArgs,
+		Use: "status", Short: "Show the supervisor, its listeners and generations", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			st, err := status(cmd)
 			if err != nil {
@@ -30,7 +30,7 @@ func newStatusCommand() *cobra.Command {
 
 func newGenerationsCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "generations", Short: "List the living generations", Args: cobra.NoArgs,
+		Use: "generations", Short: "List the living generations", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			st, err := status(cmd)
 			if err != nil {
@@ -130,6 +130,9 @@ func printGenerations(all []supervisor.GenerationStatus) {
 			age = time.Since(g.Started).Round(time.Second).String()
 		}
 		state := string(g.State)
+		if g.Reserve {
+			state = "in reserve"
+		}
 		if len(g.Listeners) > 0 {
 			state += " " + strings.Join(g.Listeners, ",")
 		}
