@@ -52,6 +52,7 @@ func (s *Supervisor) findLeft(left map[string]int) {
 		}
 		s.generations = append(s.generations, g)
 	}
+	s.passUnknown(left)
 	if p := s.state.Previous; p != nil {
 		recipe, text, err := recipeFrom(p, keptPrevious, left)
 		if err != nil {

@@ -2,6 +2,10 @@ package supervisor
 
 import (
 	"errors"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/baton-mesh/baton/bpf/reuseport"
 	"github.com/baton-mesh/baton/supervisor/keeper"
@@ -89,6 +93,26 @@ func (g *generation) record() state.Generation {
 		}
 	}
 	return st
+}
+
+// passUnknown counts on from generations of which the keeper has something and the record
+// knows nothing, since somebody has removed the state file. Nobody can say what they are
+// by then; one that got a number of theirs would share their control group, and take them
+// along when it ends.
+func (s *Supervisor) passUnknown(left map[string]int) {
+	unknown := map[uint64]bool{}
+	for name := range left {
+		number, _, _ := strings.Cut(name, "/")
+		if id, err := strconv.ParseUint(number, 10, 64); err == nil && id >= s.state.NextGeneration {
+			unknown[id] = true
+		}
+	}
+	if len(unknown) == 0 {
+		return
+	}
+	all := slices.Sorted(maps.Keys(unknown))
+	s.state.NextGeneration = all[len(all)-1] + 1
+	s.log.Warn("the keeper has sockets of generations that the state file does not know: they serve whom they have, and nobody drains them; end them yourself", "generations", all)
 }
 
 // MayFollow says why a supervisor of this version could not adopt what another one has

@@ -67,9 +67,6 @@ type release struct {
 	endings []Ending        // of generations, while it runs
 }
 
-// ErrStopping is returned to who asks a stopping supervisor for a release.
-var ErrStopping = errStopping
-
 // Release asks for a release and waits for its end. One runs, one waits; a
 // request that comes then takes the waiting one's place. If ctx ends first the
 // release goes on and Release returns ctx's error.
@@ -108,6 +105,7 @@ func (s *Supervisor) Rollback(ctx context.Context) (Result, error) {
 	}
 	r, err := s.enqueue("rollback", Request{NoVerify: true, Listeners: only}, again)
 	if err != nil {
+		again.binary.Close()
 		return Result{}, err
 	}
 	return r.wait(ctx)
@@ -127,7 +125,7 @@ func (s *Supervisor) enqueue(cause string, req Request, what *recipe) (*release,
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopping {
-		return nil, errStopping
+		return nil, fmt.Errorf("%w: %w", ErrRefused, errStopping)
 	}
 	r := &release{cause: cause, request: req, recipe: what, queued: time.Now(), done: make(chan struct{})}
 	r.result = Result{ID: s.state.NextRelease, Cause: cause, Started: r.queued, Stages: []StageResult{}}
