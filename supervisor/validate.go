@@ -108,8 +108,9 @@ func (s *Supervisor) cook(c *config.Config, path string, req Request) (*recipe, 
 	return &recipe{config: c, configPath: path, addresses: steer.AddressesOf(c), binary: binary, account: account}, nil
 }
 
-// reachable reports the directory that keeps an account from the notify socket:
-// its generation would be up and never heard.
+// reachable reports the directory that keeps an account from the notify socket: its
+// generation would be up and never heard. One that is the account's own is refused too:
+// a generation could put another state file or admin socket in the place of ours.
 func reachable(path string, account spawn.Account) error {
 	for dir := filepath.Dir(path); account.UID != 0; dir = filepath.Dir(dir) {
 		info, err := os.Stat(dir)
@@ -117,7 +118,12 @@ func reachable(path string, account spawn.Account) error {
 			return err
 		}
 		pass := fs.FileMode(0o001)
-		if st := info.Sys().(*syscall.Stat_t); int(st.Uid) == account.UID {
+		st := info.Sys().(*syscall.Stat_t)
+		own := int(st.Uid) == account.UID
+		if own && dir == filepath.Dir(path) && account.UID != spawn.Own().UID {
+			return fmt.Errorf("runtime_dir: %s belongs to user %d of proxy.user, who could replace what is in it: chown %d %s, or move runtime_dir", dir, account.UID, spawn.Own().UID, dir)
+		}
+		if own {
 			pass = 0o100
 		} else if int(st.Gid) == account.GID {
 			pass = 0o010
