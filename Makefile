@@ -77,7 +77,7 @@ jaeger: build ## build Jaeger in a module of its own and show it a release (root
 collector: build ## build the OpenTelemetry Collector in a module of its own and show it a release (root, network, five minutes)
 	BATON_TEST_COLLECTOR=1 go test -count=1 -timeout 1h -run TestCollectorShowsARelease -v ./tests/receivers
 
-dashboards: ## hold deploy/dashboards against the types that Grafana publishes and the parser of Prometheus (network, three minutes)
+dashboards: ## hold deploy/dashboards and deploy/alerts against the types that Grafana publishes and the parser of Prometheus (network, three minutes)
 	BATON_TEST_DASHBOARDS=1 go test -count=1 -timeout 1h -run TestDashboardsAreRead -v ./tests/receivers
 
 listeners: build ## 5,000 listeners on one port: how long start, release and stop take (root)

@@ -43,6 +43,9 @@ const (
 	RollbackFailed Outcome = "rollback_failed" // 6: nobody was left to go back to
 )
 
+// AllOutcomes are those that a release can have.
+var AllOutcomes = []Outcome{Passed, Failed, RolledBack, Inconclusive, Refused, Superseded, RollbackFailed}
+
 // ExitCode is what the command that asked for the release exits with.
 func (o Outcome) ExitCode() int {
 	switch o {

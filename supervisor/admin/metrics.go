@@ -1,11 +1,13 @@
 package admin
 
 import (
+	"maps"
 	"slices"
 	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/supervisor"
 )
 
@@ -72,8 +74,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for state, n := range byState {
 		gauge(generationsDesc, float64(n), string(state))
 	}
-	for outcome, n := range c.supervisor.Outcomes() {
-		counter(releasesDesc, float64(n), string(outcome))
+	outcomes := c.supervisor.Outcomes()
+	for _, outcome := range supervisor.AllOutcomes {
+		counter(releasesDesc, float64(outcomes[outcome]), string(outcome)) // from 0 on: a counter that begins at 1 has not grown, to Prometheus
 	}
 	counter(endedDesc, float64(st.Drained.Ended))
 	counter(crashesDesc, float64(st.Drained.Crashed))
@@ -151,13 +154,21 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for of, n := range runsOf {
 		counter(runsDesc, float64(n), of[0], of[1])
 	}
+	// What nobody took is exported from 0 on, for an alert.
+	nobody := map[string]uint64{}
+	if st.Steering == string(config.SteeringBPF) {
+		nobody["sink"], nobody["lost"] = 0, 0
+	}
 	for _, runs := range st.Slots {
-		slot := strconv.Itoa(runs.Slot)
 		if runs.Slot < 0 {
-			slot = "none"
+			maps.Copy(nobody, runs.Reasons)
+			continue
 		}
 		for reason, n := range runs.Reasons {
-			counter(slotRunsDesc, float64(n), slot, reason)
+			counter(slotRunsDesc, float64(n), strconv.Itoa(runs.Slot), reason)
 		}
+	}
+	for reason, n := range nobody {
+		counter(slotRunsDesc, float64(n), "none", reason)
 	}
 }

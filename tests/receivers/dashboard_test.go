@@ -9,7 +9,7 @@ import (
 )
 
 // The dashboards are what Grafana reads, by the types that it publishes, and what
-// they ask for is PromQL.
+// they ask for is PromQL; the alerting rules are what Prometheus reads.
 func TestDashboardsAreRead(t *testing.T) {
 	path := program(t, "dashboards", func(t *testing.T, dir string) string {
 		copied(t, "testdata/dashboard.go.txt", filepath.Join(dir, "main.go"))
@@ -24,6 +24,8 @@ func TestDashboardsAreRead(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("dashboards: %v, %v", files, err)
 	}
+	const rules = "../../deploy/alerts/baton.yml"
+	files = append(files, rules)
 	out, err := exec.Command(path, files...).CombinedOutput()
 	t.Logf("%s", out)
 	if err != nil {
@@ -31,12 +33,16 @@ func TestDashboardsAreRead(t *testing.T) {
 	}
 
 	// It does say what is wrong.
-	text, err := os.ReadFile(files[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, wrong := range [][2]string{{`"gridPos"`, `"gridpos"`}, {`"expr": "`, `"expr": "(`}} {
-		spoilt := filepath.Join(t.TempDir(), "spoilt.json")
+	for _, wrong := range [][3]string{
+		{files[0], `"gridPos"`, `"gridpos"`}, {files[0], `"expr": "`, `"expr": "(`},
+		{rules, "expr: ", "exp: "}, {rules, "[10m]", "[10"}, {rules, "{{ $labels.what }}", "{{ $labels.what }"},
+	} {
+		file, wrong := wrong[0], wrong[1:]
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		spoilt := filepath.Join(t.TempDir(), "spoilt"+filepath.Ext(file))
 		if err := os.WriteFile(spoilt, []byte(strings.Replace(string(text), wrong[0], wrong[1], 1)), 0o600); err != nil {
 			t.Fatal(err)
 		}
