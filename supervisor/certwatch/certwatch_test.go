@@ -77,6 +77,7 @@ func (s *site) unchanged() {
 }
 
 func TestFilesWrittenAgain(t *testing.T) {
+	t.Parallel() // each waits for silence, seconds of it
 	s := watch(t, (*site).plain)
 	s.unchanged()
 	s.write("cert.pem", "cert 2")
@@ -89,6 +90,7 @@ func TestFilesWrittenAgain(t *testing.T) {
 }
 
 func TestFilesReplaced(t *testing.T) {
+	t.Parallel()
 	s := watch(t, (*site).plain)
 	s.unchanged()
 	for _, version := range []string{"2", "3"} {
@@ -106,6 +108,7 @@ func TestFilesReplaced(t *testing.T) {
 
 // The files that a release has read may have changed before they are watched.
 func TestFilesThatChangedBefore(t *testing.T) {
+	t.Parallel()
 	s := watch(t, func(s *site) {
 		s.write("cert.pem", "cert 2")
 		s.write("key.pem", "key 2")
@@ -117,6 +120,7 @@ func TestFilesThatChangedBefore(t *testing.T) {
 // As Kubernetes does it: cert.pem is a link to ..data/cert.pem, ..data a link to
 // a directory, and an update swaps ..data and removes the directory before.
 func TestLinkedDirectorySwapped(t *testing.T) {
+	t.Parallel()
 	version := func(s *site, v string) {
 		s.check(os.Mkdir(s.path(v), 0o700))
 		s.write(v+"/cert.pem", "cert "+v)
@@ -144,6 +148,7 @@ func TestLinkedDirectorySwapped(t *testing.T) {
 
 // Any directory on the way may be a link.
 func TestDirectoryAboveSwapped(t *testing.T) {
+	t.Parallel()
 	releases := t.TempDir()
 	point := func(s *site, v string) {
 		dir := filepath.Join(releases, v, "live")
@@ -168,6 +173,7 @@ func TestDirectoryAboveSwapped(t *testing.T) {
 // A file that goes is told of once, and when it is back what is new in any, or that
 // nothing is.
 func TestUnreadable(t *testing.T) {
+	t.Parallel()
 	s := watch(t, (*site).plain)
 	told := func(want error) {
 		t.Helper()
