@@ -261,11 +261,8 @@ func (s *Supervisor) adopt(left string) (moved bool) {
 		s.count(g, true)
 		// The tables were pinned, or they are fresh and know nobody. One that drains
 		// needs none: what waits for it is on its sockets already.
-		if g.state == Draining {
-			continue
-		}
-		if in, all, err := s.inSlot(g); err == nil && in < all {
-			if err := s.steering.Fill(g.slot, g.recipe.config, g.sockets); err != nil {
+		if g.state != Draining {
+			if err := s.steering.Refill(g.slot, g.recipe.config, g.sockets); err != nil {
 				s.log.Error("a generation's sockets are in no slot", "generation", g.id, "error", err)
 			}
 		}

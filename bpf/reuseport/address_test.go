@@ -265,6 +265,45 @@ func TestReopen(t *testing.T) {
 	}
 }
 
+// A socket whose slot an earlier process has emptied, or had not written the place of
+// when it died, is in the table still. It is put into a slot again all the same.
+func TestFillAfterEmpty(t *testing.T) {
+	dir := bpffs(t)
+	first, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := labOn(t, first, 1, 1, 2)
+	first.SetShift(All, Shift{Current: 1, Other: 1, Salt: 1})
+	l.connect(t, 2)
+	if err := first.Empty(1); err != nil {
+		t.Fatal(err)
+	}
+	if first.Armed(1) || !first.Armed(2) {
+		t.Error("armed are not the others alone")
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if l.node, err = Reopen(dir); err != nil {
+		t.Fatal(err)
+	}
+	defer l.node.Close()
+	if l.group, err = l.node.Group(1, Address{AddrPort: l.sink.addr}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time it is where it belongs
+		if err := l.group.Fill(1, ByHash, []int{l.slots[1].fd}); err != nil {
+			t.Fatal(err)
+		}
+		l.connect(t, 1)
+	}
+	l.expect(t, map[int]int{1: 4})
+	if got, err := l.group.Cookies(2); err != nil || len(got) != 1 || got[0] == 0 {
+		t.Errorf("the other slot has %v, %v", got, err)
+	}
+}
+
 // bpffs is a directory of a BPF file system of the test's own.
 func bpffs(t *testing.T) string {
 	t.Helper()

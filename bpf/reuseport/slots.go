@@ -51,9 +51,18 @@ func (g *Group) Fill(slot uint8, choice Choice, fds []int) error {
 // occupy writes a place when its sockets are there. n.mu is held.
 func (n *Node) occupy(slot, listener uint32, p steerPlace, fds []int) error {
 	for w, fd := range fds {
-		// A socket is in one table at most, and in that of an earlier process until the
-		// kernel has freed it (reuseport_array_free, kernel/bpf/reuseport_array.c).
-		if err := patient.While(unix.EBUSY, func() error { return n.sockets.Put(p.First+uint32(w), uint64(fd)) }); err != nil {
+		at := p.First + uint32(w)
+		put := func() error { return n.sockets.Put(at, uint64(fd)) }
+		err := put()
+		if errors.Is(err, unix.EBUSY) {
+			// A socket is in one table at most, and once: in that of an earlier process
+			// until the kernel has freed it (reuseport_array_free,
+			// kernel/bpf/reuseport_array.c), or in this one, where it had a place.
+			if err = n.displace(fd, at, uint32(len(fds)-w)); err == nil {
+				err = patient.While(unix.EBUSY, put)
+			}
+		}
+		if err != nil {
 			return fmt.Errorf("worker %d: %w", w, err)
 		}
 	}
@@ -66,6 +75,35 @@ func (n *Node) occupy(slot, listener uint32, p steerPlace, fds []int) error {
 	}
 	n.places[slot][listener] = p
 	atomic.StoreUint64(&n.arms[slot], 1)
+	return nil
+}
+
+// displace takes a socket out of the table where it is in no place: its slot was emptied,
+// or who put it there died before the place was written. No packet is sent to what has no
+// place. The indices from first on are about to be written. Tables that are fresh have no such
+// socket, and a look at all indices takes half a second. n.mu is held.
+func (n *Node) displace(fd int, first, count uint32) error {
+	if n.fresh {
+		return nil
+	}
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+	if err != nil {
+		return err
+	}
+	for at := range uint32(MaxSockets) {
+		fresh := at >= first && at < first+count
+		if !fresh && at < uint32(len(n.ranges.used)) && n.ranges.used[at] {
+			continue
+		}
+		var is uint64
+		err := n.sockets.Lookup(at, &is)
+		if err == nil && is == cookie {
+			return n.sockets.Delete(at)
+		}
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("look for a socket in the table: %w", err)
+		}
+	}
 	return nil
 }
 
@@ -138,6 +176,9 @@ func (n *Node) readPlaces() error {
 	}
 	return nil
 }
+
+// Armed reports whether a slot gives connections where it has places.
+func (n *Node) Armed(slot uint8) bool { return atomic.LoadUint64(&n.arms[slot]) != 0 }
 
 // Cookies returns the cookies (SO_COOKIE) of the sockets that a slot has on the
 // listener, by worker; 0 where a worker's socket has gone. A slot that is empty

@@ -64,6 +64,7 @@ type Node struct {
 	mu     sync.Mutex
 	places [2 * Slots]map[uint32]steerPlace // by slot and listener, as in placeOf
 	ranges ranges                           // of sockets that have a place
+	fresh  bool                             // no other process has used these tables
 }
 
 // maps are the maps that live as long as the node, by name.
@@ -96,10 +97,14 @@ func Open(dir string) (*Node, error) {
 	n, err := load(dir, func(n *Node, spec *ebpf.MapSpec, name string) (*ebpf.Map, error) {
 		return n.make(spec, name)
 	})
-	if err != nil && dir != "" {
-		os.RemoveAll(dir)
+	if err != nil {
+		if dir != "" {
+			os.RemoveAll(dir)
+		}
+		return nil, err
 	}
-	return n, err
+	n.fresh = true
+	return n, nil
 }
 
 func load(dir string, provide func(*Node, *ebpf.MapSpec, string) (*ebpf.Map, error)) (_ *Node, err error) {

@@ -161,6 +161,16 @@ func (s *BPF) Detach() {
 
 // Fill arms a slot: after it a probe or a shift may name it.
 func (s *BPF) Fill(slot uint8, c *config.Config, sockets Sockets) error {
+	return s.fill(slot, c, sockets, false)
+}
+
+// Refill is Fill on the listeners where the slot has nothing. Elsewhere it has what it
+// had, though a socket may have been shut down meanwhile.
+func (s *BPF) Refill(slot uint8, c *config.Config, sockets Sockets) error {
+	return s.fill(slot, c, sockets, s.node.Armed(slot)) // else somebody died who was emptying it
+}
+
+func (s *BPF) fill(slot uint8, c *config.Config, sockets Sockets, missing bool) error {
 	for _, conf := range c.Listeners {
 		if !conf.Protocol.HasStreams() {
 			continue
@@ -172,6 +182,14 @@ func (s *BPF) Fill(slot uint8, c *config.Config, sockets Sockets) error {
 		l := s.at(conf, false)
 		if l == nil {
 			return fmt.Errorf("there is no listener %s any more", conf.Name)
+		}
+		if missing {
+			if has, err := l.group.Cookies(slot); err != nil || len(has) > 0 {
+				if err != nil {
+					return err
+				}
+				continue
+			}
 		}
 		if err := l.group.Fill(slot, choiceOf(conf), fds); err != nil {
 			return err

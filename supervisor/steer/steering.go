@@ -32,6 +32,9 @@ type Steering interface {
 	// after it a probe or a shift may name the slot.
 	Fill(slot uint8, c *config.Config, sockets Sockets) error
 	FillDatagrams(slot uint8, c *config.Config, sockets Sockets) error
+	// Refill is Fill for a generation that an earlier supervisor had: on the listeners
+	// where the slot has nothing, because the tables are fresh, or that supervisor died.
+	Refill(slot uint8, c *config.Config, sockets Sockets) error
 	// Empty makes a slot give no new flow of TCP any more. EmptyDatagrams says that
 	// its process has ended: what is still sent to it goes to who serves, which tells
 	// the client.

@@ -163,6 +163,11 @@ func (t *Takeover) Fill(slot uint8, _ *config.Config, _ Sockets) error {
 	return nil
 }
 
+// Refill is Fill: nobody but this process knows who accepts.
+func (t *Takeover) Refill(slot uint8, c *config.Config, sockets Sockets) error {
+	return t.Fill(slot, c, sockets)
+}
+
 // Empty notes who accepts no more.
 func (t *Takeover) Empty(slot uint8) {
 	t.mu.Lock()

@@ -60,6 +60,7 @@ func TestSupervisorKilledAtEachTransition(t *testing.T) {
 				t.Errorf("a release afterwards: %+v", res)
 			}
 			ok := load.End()
+			d.wantSlots(t)
 			slices.Sort(d.took)
 			t.Logf("killed at %d transitions (%s; %s), %d operations, none failed; in charge after %v in the median, %v at most",
 				len(d.took), strings.Join(all, ", "), strings.Join(back, ", "), ok, d.took[len(d.took)/2], d.took[len(d.took)-1])
@@ -149,6 +150,21 @@ func (d *deaths) dieAt(t *testing.T, transition string, ask func(*testing.T) *su
 	d.took = append(d.took, time.Since(begin))
 	if st := status(t, d.n); st.Current == 0 {
 		t.Fatalf("after a death at %s nobody serves: %+v", transition, st)
+	}
+}
+
+// wantSlots fails the test if a supervisor could not put what it adopted where the kernel
+// finds it.
+func (d *deaths) wantSlots(t *testing.T) {
+	t.Helper()
+	log, err := os.ReadFile(d.n.LogFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(log)) {
+		if strings.Contains(line, "sockets are in no slot") {
+			t.Error(line)
+		}
 	}
 }
 
