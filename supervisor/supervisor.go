@@ -158,6 +158,7 @@ func New(o Options) (_ *Supervisor, err error) {
 	}
 	defer func() {
 		if err != nil {
+			s.warnOfNumber() // it may be why
 			s.close()
 		}
 	}()
@@ -178,7 +179,6 @@ func New(o Options) (_ *Supervisor, err error) {
 		return nil, err
 	}
 	s.state.ServerID = s.config.Node.ServerID
-	s.warnOfNumber()
 	if s.state.Clock != (state.Clock{}) {
 		s.state.SetTo(state.Now())
 	}
@@ -262,6 +262,7 @@ func (s *Supervisor) Run(ctx context.Context, hurry <-chan struct{}) error {
 	defer stop(nil)
 	var releases sync.WaitGroup
 	releases.Go(func() { s.releases(loop) })
+	releases.Go(s.warnOfNumber) // now: it looks at all descriptors of others
 	releases.Go(func() { s.rotateKeys(loop) })
 	releases.Go(func() { s.watchCertificates(loop) })
 	releases.Go(func() { s.ids.Watch(loop) })

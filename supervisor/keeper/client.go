@@ -20,7 +20,9 @@ const processName = "baton-keep"
 func init() {
 	if len(os.Args) == 2 && os.Args[0] == processName {
 		unix.Prctl(unix.PR_SET_NAME, uintptr(namePointer()), 0, 0, 0)
-		unix.Setpriority(unix.PRIO_PGRP, 0, 0) // of all threads: who has started it may have been in a hurry
+		// Of all threads: who waits for a keeper waits for its turn on a busy machine. It
+		// does next to nothing.
+		unix.Setpriority(unix.PRIO_PGRP, 0, -20)
 		if err := Serve(os.Args[1]); err != nil {
 			os.Exit(1)
 		}

@@ -8,13 +8,10 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"runtime"
-	"sync"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/proxy/contract"
@@ -22,6 +19,7 @@ import (
 	"github.com/baton-mesh/baton/supervisor/admin"
 	"github.com/baton-mesh/baton/supervisor/balancer"
 	"github.com/baton-mesh/baton/supervisor/demo"
+	"github.com/baton-mesh/baton/supervisor/haste"
 	"github.com/baton-mesh/baton/supervisor/state"
 )
 
@@ -73,8 +71,8 @@ func run(ctx context.Context, path string, unsteered, replace bool) error {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR2)
 	defer signal.Stop(signals)
-	calm := hasten()
-	defer calm()
+	haste.Begin() // unless it has with the process
+	defer haste.Calm()
 
 	conf, stopOrigin, err := loadForRun(path, log)
 	if err != nil {
@@ -135,32 +133,13 @@ func run(ctx context.Context, path string, unsteered, replace bool) error {
 		return err
 	}
 	defer server.Close()
-	calm()
+	haste.Calm()
 
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	hurry := make(chan struct{})
 	go heedSignals(ctx, signals, s, balancing, server, stop, hurry, log)
 	return s.Run(ctx, hurry)
-}
-
-// hasten lets the caller's goroutine go first, until calm is called: while a supervisor
-// adopts there is none, which on a machine that is busy would last as many times as long
-// as processes want a CPU. It takes some 50 ms of one. Where it may not (CAP_SYS_NICE)
-// it waits its turn.
-func hasten() (calm func()) {
-	const self, first = 0, -10                             // the calling thread; of -20 to 19, less is more
-	runtime.LockOSThread()                                 // threads that the runtime makes meanwhile do not inherit it
-	turn, err := unix.Getpriority(unix.PRIO_PROCESS, self) // the system call tells 20 less it
-	if err == nil && 20-turn > first {
-		unix.Setpriority(unix.PRIO_PROCESS, self, first)
-	}
-	return sync.OnceFunc(func() {
-		if err == nil {
-			unix.Setpriority(unix.PRIO_PROCESS, self, 20-turn)
-		}
-		runtime.UnlockOSThread()
-	})
 }
 
 // heedSignals turns signals into releases and the end.
