@@ -33,7 +33,7 @@ import (
 // makes it a leftover: it serves until one of ours does, and is then told to stop.
 func (s *Supervisor) findLeft(left map[string]int) {
 	if s.state.Boot != state.BootID() {
-		s.state.Generations, s.state.Release, s.state.Previous = nil, nil, nil
+		s.state.Generations, s.state.Release, s.state.Previous, s.state.PreviousOf = nil, nil, nil, nil
 		s.state.Boot = state.BootID()
 	}
 	for _, was := range s.state.Generations {
@@ -57,7 +57,7 @@ func (s *Supervisor) findLeft(left map[string]int) {
 		recipe, text, err := recipeFrom(p, keptPrevious, left)
 		if err != nil {
 			s.log.Warn("what the previous generation ran is lost: there is no rollback to it", "reason", err)
-			s.state.Previous = nil
+			s.state.Previous, s.state.PreviousOf = nil, nil
 			return
 		}
 		s.kept, s.keptOnly, s.keptText = recipe, s.state.PreviousOf, text

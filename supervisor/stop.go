@@ -67,6 +67,10 @@ func (s *Supervisor) close() {
 	// find it. This one is about to end.
 	s.mu.Lock()
 	leave := len(s.generations) > 0
+	if s.keeper != nil && !leave && s.state.Previous != nil {
+		s.state.Previous, s.state.PreviousOf = nil, nil // it ends with the keeper
+		s.note()
+	}
 	s.mu.Unlock()
 	if s.keeper != nil {
 		s.keeper.Close(leave)

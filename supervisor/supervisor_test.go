@@ -335,6 +335,28 @@ func TestSecondSupervisor(t *testing.T) {
 	}
 }
 
+// A stop ends the keeper, and with it what a rollback would go back to: the next start
+// neither misses it nor offers it. Numbers go on.
+func TestStartAfterAStop(t *testing.T) {
+	n := serve(t, conf(t, "serve"))
+	if res := n.release(n.like("helper"), Request{}); res.Outcome != Passed {
+		t.Fatalf("%+v", res)
+	}
+	if err := n.stop(); err != nil {
+		t.Fatal(err)
+	}
+	again := serve(t, n.conf)
+	if log := again.log.String(); strings.Contains(log, "is lost") {
+		t.Error("something is missed")
+	}
+	if st := again.s.Status(); st.Current != 3 || len(st.Generations) != 1 {
+		t.Errorf("%+v", st)
+	}
+	if _, err := again.s.Rollback(context.Background()); err == nil {
+		t.Error("rolled back to what nobody has")
+	}
+}
+
 func TestConnectionThatWasThereFirst(t *testing.T) {
 	// Accepted by the kernel before any generation is ready: it waits.
 	c := conf(t, "serve")
