@@ -119,6 +119,9 @@ func (c *Client) do(ctx context.Context, method, path string, in, out any) error
 	if resp.StatusCode != http.StatusOK {
 		said, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 		text := strings.TrimSpace(string(said))
+		if resp.StatusCode == http.StatusNotFound && text == "404 page not found" { // the mux's own
+			return fmt.Errorf("who listens on %s %s", c.socket, lacks(path))
+		}
 		if resp.StatusCode == http.StatusUnprocessableEntity {
 			return fmt.Errorf("%w: %s", supervisor.ErrRefused, strings.TrimPrefix(text, supervisor.ErrRefused.Error()+": "))
 		}
@@ -128,4 +131,12 @@ func (c *Client) do(ctx context.Context, method, path string, in, out any) error
 		return fmt.Errorf("the supervisor ended before it answered: %w", err)
 	}
 	return nil
+}
+
+// lacks says why a server does not know a path.
+func lacks(path string) string {
+	if strings.HasPrefix(path, "/v1/balancer") {
+		return "runs no balancer: its configuration has none"
+	}
+	return "is a balancer alone, or of another version: see baton balance status"
 }

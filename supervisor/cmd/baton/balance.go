@@ -36,6 +36,9 @@ forwarded as they were until the next one; baton balance remove ends that.`,
 			if path == "" {
 				return exitError{exitUsage, errors.New("balance: --config FILE is required")}
 			}
+			if err := socketOf(cmd); err != nil {
+				return err
+			}
 			if err := balance(cmd.Context(), path); err != nil {
 				return exitError{exitFailed, err}
 			}
@@ -195,7 +198,7 @@ func newBalanceReloadCommand() *cobra.Command {
 and nothing has changed.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return askBalancer(cmd, (*admin.Client).BalancerReload, func(r balancer.Reloaded) {
-				fmt.Printf("%d reals and %d VIPs in force after %.1f ms\n", r.Reals, r.VIPs, r.Milliseconds)
+				fmt.Fprintf(stdout, "%d reals and %d VIPs in force after %.1f ms\n", r.Reals, r.VIPs, r.Milliseconds)
 			})
 		},
 	}
@@ -238,7 +241,7 @@ With --server-id the packet carries an id: by tcp as the option, by quic as its 
 				if to == "" {
 					to = "nobody"
 				}
-				fmt.Printf("%s, to %s: %s\n", w.Verdict, to, strings.Join(append([]string{w.Reason}, w.Beside...), ", "))
+				fmt.Fprintf(stdout, "%s, to %s: %s\n", w.Verdict, to, strings.Join(append([]string{w.Reason}, w.Beside...), ", "))
 			})
 		},
 	}
@@ -275,15 +278,15 @@ for the VIPs are this host's own again. No balancer of the file may be running.`
 }
 
 func printBalancer(st balancer.Status) {
-	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
+	w := tabwriter.NewWriter(stdout, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "INTERFACE\tATTACHED\tPROBLEM")
 	for _, i := range st.Interfaces {
 		fmt.Fprintf(w, "%s\t%v\t%s\n", i.Name, i.Attached, i.Problem)
 	}
 	w.Flush()
-	fmt.Println()
+	fmt.Fprintln(stdout)
 	printReals(st.Reals)
-	fmt.Println()
+	fmt.Fprintln(stdout)
 	fmt.Fprintln(w, "VIP\tPORT\tPROTOCOL\tSERVING\tBY ID\tBY TABLE\tBY HASH\tNOBODY")
 	for _, v := range st.VIPs {
 		port := fmt.Sprint(v.Port)
@@ -295,16 +298,16 @@ func printBalancer(st balancer.Status) {
 	}
 	w.Flush()
 	if ids := st.ConnectionIDs; ids != nil {
-		fmt.Printf("\nconnection IDs: read by keys %s\n", joined(ids.Read))
+		fmt.Fprintf(stdout, "\nconnection IDs: read by keys %s\n", joined(ids.Read))
 		printKeyProblem(ids)
 	}
 	if st.Reloads.Problem != "" {
-		fmt.Printf("\nthe last reload has failed: %s\n", st.Reloads.Problem)
+		fmt.Fprintf(stdout, "\nthe last reload has failed: %s\n", st.Reloads.Problem)
 	}
 }
 
 func printReals(all []balancer.RealStatus) {
-	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
+	w := tabwriter.NewWriter(stdout, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "REAL\tADDRESS\tSTATE\tSHARE\tWEIGHT\tSERVER ID\tMAC\tPACKETS\tPROBLEM")
 	for _, r := range all {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%.0f%%\t%d\t%d\t%s\t%d\t%s\n", r.Name, r.Address, r.State, r.Share*100, r.Weight, r.ServerID, r.MAC, r.Packets, r.Problem)

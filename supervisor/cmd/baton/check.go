@@ -56,7 +56,7 @@ func runCheck(cmd *cobra.Command, file string) error {
 		report.Mistakes = config.Mistakes{{File: file, Reason: err.Error()}}
 	}
 	if err := report.write(cmd); err != nil {
-		return exitError{exitFailed, fmt.Errorf("write the report: %w", err)}
+		return printed(err)
 	}
 	if !report.Valid {
 		return exitError{exitFailed, fmt.Errorf("%s is not valid; mistakes: %d", file, len(report.Mistakes))}

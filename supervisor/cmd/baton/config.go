@@ -94,11 +94,3 @@ func printSchema(cmd *cobra.Command) error {
 	_, err = cmd.OutOrStdout().Write(schema)
 	return printed(err)
 }
-
-// printed makes a failure to print one of this command, not of its usage.
-func printed(err error) error {
-	if err != nil {
-		return exitError{exitFailed, fmt.Errorf("print: %w", err)}
-	}
-	return nil
-}

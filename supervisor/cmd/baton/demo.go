@@ -63,7 +63,7 @@ func runDemo(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return exitError{exitFailed, fmt.Errorf("demo: %w", err)}
 	}
-	err = output(cmd, report, func() { report.WriteTo(os.Stdout) })
+	err = output(cmd, report, func() { report.WriteTo(stdout) })
 	if err == nil && !report.Passed {
 		err = errors.New("the demo did not pass")
 	}

@@ -46,10 +46,10 @@ func runDoctor(cmd *cobra.Command, file string) error {
 		out := json.NewEncoder(cmd.OutOrStdout())
 		out.SetIndent("", "  ")
 		if err := out.Encode(report); err != nil {
-			return fmt.Errorf("write the report: %w", err)
+			return printed(err)
 		}
 	} else if _, err := report.WriteTo(cmd.OutOrStdout()); err != nil {
-		return fmt.Errorf("write the report: %w", err)
+		return printed(err)
 	}
 	if !report.Healthy {
 		return exitError{1, errors.New("baton cannot run here; each line marked fail says what to do")}

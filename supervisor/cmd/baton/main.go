@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -85,6 +86,7 @@ func newRootCommand() *cobra.Command {
 		newStatusCommand(), newGenerationsCommand(), newReleasesCommand(), newBalanceCommand(),
 		newDoctorCommand(), newDemoCommand(), newVersionCommand(),
 	)
+	strict(root)
 	return root
 }
 
@@ -92,7 +94,7 @@ func newVersionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return output(cmd, map[string]string{"version": version}, func() { fmt.Println("baton", version) })
+			return output(cmd, map[string]string{"version": version}, func() { fmt.Fprintln(stdout, "baton", version) })
 		},
 	}
 }
@@ -118,8 +120,64 @@ func oneArg(what string) cobra.PositionalArgs {
 // output prints v as JSON or calls text, as -o says.
 func output(cmd *cobra.Command, v any, text func()) error {
 	if out, _ := cmd.Flags().GetString("output"); out == "json" {
-		return json.NewEncoder(os.Stdout).Encode(v)
+		return printed(json.NewEncoder(stdout).Encode(v))
 	}
 	text()
+	return printed(stdout.err)
+}
+
+// stdout is where commands print. It keeps its first error: text is printed line by line,
+// and must not be taken for printed where the disk is full.
+var stdout = &printer{to: os.Stdout}
+
+type printer struct {
+	to  io.Writer
+	err error
+}
+
+func (p *printer) Write(text []byte) (int, error) {
+	n, err := p.to.Write(text)
+	if p.err == nil {
+		p.err = err
+	}
+	return n, err
+}
+
+// printed makes a failure to print one of this command, not of its usage.
+func printed(err error) error {
+	if err != nil {
+		return exitError{exitFailed, fmt.Errorf("print: %w", err)}
+	}
 	return nil
+}
+
+// socketOf lets --socket of a command that loads the configuration override its
+// admin.socket, now and at each release.
+func socketOf(cmd *cobra.Command) error {
+	f := cmd.Flags().Lookup("socket")
+	if !f.Changed {
+		return nil
+	}
+	socket, err := absolute(f.Value.String())
+	if err != nil {
+		return exitError{exitUsage, err}
+	}
+	return os.Setenv("BATON_ADMIN_SOCKET", socket)
+}
+
+// strict has the commands that cobra brings refuse what they do not know, as ours do.
+func strict(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		switch cmd.Name() {
+		case "help":
+			cmd.Args = func(_ *cobra.Command, args []string) error {
+				_, _, err := root.Find(args)
+				return err
+			}
+		case "completion":
+			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+		}
+	}
 }

@@ -82,7 +82,7 @@ func printRelease(r supervisor.ReleaseStatus) {
 	if len(r.Listeners) > 0 {
 		of = " of " + strings.Join(r.Listeners, ", ")
 	}
-	fmt.Printf("release %d is in %s%s: generation %d gets %.0f%% of new flows%s\n", r.ID, r.Stage, paused, r.Generation, r.Weight*100, of)
+	fmt.Fprintf(stdout, "release %d is in %s%s: generation %d gets %.0f%% of new flows%s\n", r.ID, r.Stage, paused, r.Generation, r.Weight*100, of)
 }
 
 // completeDraining offers the generations that drain.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -96,18 +97,21 @@ func ask(cmd *cobra.Command, request func(context.Context, *admin.Client) (super
 	default:
 		return exitError{exitFailed, err}
 	}
-	if err := output(cmd, res, func() { printResult(res, advice(res)) }); err != nil {
-		return exitError{exitFailed, err}
+	// The exit code is the verdict's, whoever reads what is printed.
+	signal.Ignore(syscall.SIGPIPE)
+	err = output(cmd, res, func() { printResult(res, advice(res)) })
+	if errors.Is(err, syscall.EPIPE) {
+		err = nil
 	}
-	if res.ExitCode != 0 {
-		return exitError{res.ExitCode, nil}
-	}
-	return nil
+	return exitError{res.ExitCode, err}
 }
 
 func absolute(path string) (string, error) {
 	if path == "" {
 		return "", nil
+	}
+	if !utf8.ValidString(path) { // it would reach the supervisor as another one
+		return "", fmt.Errorf("%q is not UTF-8: rename it", path)
 	}
 	return filepath.Abs(path)
 }

@@ -86,7 +86,7 @@ func showRelease(cmd *cobra.Command, c *admin.Client, r supervisor.Result, tree 
 	}
 	return output(cmd, text, func() {
 		printResult(r, "")
-		fmt.Println()
-		trace.Draw(os.Stdout, spans, r.TraceID)
+		fmt.Fprintln(stdout)
+		trace.Draw(stdout, spans, r.TraceID)
 	})
 }

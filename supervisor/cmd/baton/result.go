@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -33,35 +32,35 @@ func words(o supervisor.Outcome) string { return strings.ReplaceAll(string(o), "
 
 // printResult prints all that is known of a release, and what to do now, if anything.
 func printResult(r supervisor.Result, do string) {
-	fmt.Printf("release %d: %s", r.ID, words(r.Outcome))
+	fmt.Fprintf(stdout, "release %d: %s", r.ID, words(r.Outcome))
 	if r.Generation != 0 {
-		fmt.Printf(", generation %d", r.Generation)
+		fmt.Fprintf(stdout, ", generation %d", r.Generation)
 		if r.Previous != 0 {
-			fmt.Printf(" after %d", r.Previous)
+			fmt.Fprintf(stdout, " after %d", r.Previous)
 		}
 	}
 	if len(r.Listeners) > 0 {
-		fmt.Printf(", for %s alone", strings.Join(r.Listeners, ", "))
+		fmt.Fprintf(stdout, ", for %s alone", strings.Join(r.Listeners, ", "))
 	}
-	fmt.Println()
+	fmt.Fprintln(stdout)
 	for _, line := range [][2]string{{"ran", ran(r)}, {"reason", r.Reason}, {"so", consequence(r)}, {"do", do}} {
 		if line[1] != "" {
-			fmt.Printf("  %s: %s\n", line[0], line[1])
+			fmt.Fprintf(stdout, "  %s: %s\n", line[0], line[1])
 		}
 	}
 	for _, st := range r.Stages {
-		fmt.Printf("  %-14s %9.1f ms  %s\n", st.Name, st.Milliseconds, st.Error)
+		fmt.Fprintf(stdout, "  %-14s %9.1f ms  %s\n", st.Name, st.Milliseconds, st.Error)
 	}
 	for _, e := range r.Evidence {
-		fmt.Println("  evidence:", e)
+		fmt.Fprintln(stdout, "  evidence:", e)
 	}
 	for _, e := range r.Ended {
-		fmt.Println("  ended:", e)
+		fmt.Fprintln(stdout, "  ended:", e)
 	}
 	if v := r.Verdict; v != nil {
-		fmt.Printf("  verdict: %s, %.0f ms after the shift; flows harmed: %d\n", v.Judgement, v.Milliseconds, v.Harmed)
+		fmt.Fprintf(stdout, "  verdict: %s, %.0f ms after the shift; flows harmed: %d\n", v.Judgement, v.Milliseconds, v.Harmed)
 		for _, f := range v.Findings {
-			fmt.Printf("  %-14s %-9s %s\n", f.Gate, f.State, f.Words)
+			fmt.Fprintf(stdout, "  %-14s %-9s %s\n", f.Gate, f.State, f.Words)
 		}
 	}
 }
@@ -112,7 +111,7 @@ func advice(r supervisor.Result) string {
 }
 
 func printReleases(all []supervisor.Result) {
-	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
+	w := tabwriter.NewWriter(stdout, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "RELEASE\tSTARTED\tCAUSE\tOUTCOME\tGENERATION\tPREVIOUS\tREASON")
 	for _, r := range all {
 		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", r.ID, r.Started.Format(time.DateTime), r.Cause, r.Outcome, orDash(r.Generation), orDash(r.Previous), firstLine(r.Reason))

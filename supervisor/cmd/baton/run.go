@@ -52,6 +52,9 @@ generations serve on, and the next one adopts them. --replace sends it, and take
 over; so does systemctl restart, by the unit in deploy/systemd.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := socketOf(cmd); err != nil {
+				return err
+			}
 			if err := run(cmd.Context(), path, unsteered, replace); err != nil {
 				return exitError{exitFailed, err}
 			}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -55,12 +54,12 @@ func printStatus(st supervisor.Status) {
 	if st.Current != 0 {
 		who = fmt.Sprintf("generation %d", st.Current)
 	}
-	fmt.Printf("%s: %s, %s, steering %s, supervisor pid %d, version %s\n", st.Node, st.State, who, st.Steering, st.PID, st.Version)
+	fmt.Fprintf(stdout, "%s: %s, %s, steering %s, supervisor pid %d, version %s\n", st.Node, st.State, who, st.Steering, st.PID, st.Version)
 	if st.Because != "" {
-		fmt.Printf("steering is %s because %s\n", st.Steering, st.Because)
+		fmt.Fprintf(stdout, "steering is %s because %s\n", st.Steering, st.Because)
 	}
 	for _, p := range st.Problems {
-		fmt.Printf("problem: %s\n       → %s\n", p.Says, p.Do)
+		fmt.Fprintf(stdout, "problem: %s\n       → %s\n", p.Says, p.Do)
 	}
 	if ids := st.ConnectionIDs; ids != nil {
 		printConnectionIDs(ids)
@@ -69,15 +68,15 @@ func printStatus(st supervisor.Status) {
 		printRelease(*r)
 	}
 	if st.Waiting != 0 {
-		fmt.Printf("release %d waits\n", st.Waiting)
+		fmt.Fprintf(stdout, "release %d waits\n", st.Waiting)
 	}
 	if r := st.Last; r != nil {
-		fmt.Println("last release " + oneLine(*r))
+		fmt.Fprintln(stdout, "last release "+oneLine(*r))
 	}
-	fmt.Println()
+	fmt.Fprintln(stdout)
 	printGenerations(st.Generations)
-	fmt.Println()
-	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(stdout)
+	w := tabwriter.NewWriter(stdout, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "LISTENER\tADDRESS\tPROTOCOL\tGENERATION\tSINK\tLOST\tMIGRATED")
 	for _, l := range st.Listeners {
 		protocol := l.Protocol
@@ -100,12 +99,12 @@ func printConnectionIDs(ids *idkeys.Status) {
 	for _, r := range ids.Retiring {
 		how += fmt.Sprintf("; keeps %d for generations %s", r.Config, joined(r.Generations))
 	}
-	fmt.Println("connection IDs: " + how)
+	fmt.Fprintln(stdout, "connection IDs: "+how)
 }
 
 func printKeyProblem(ids *idkeys.Status) {
 	if ids.Problem != "" {
-		fmt.Printf("the keys of connection IDs stay as they were: %s\n", ids.Problem)
+		fmt.Fprintf(stdout, "the keys of connection IDs stay as they were: %s\n", ids.Problem)
 	}
 }
 
@@ -118,7 +117,7 @@ func joined[N int | uint64](numbers []N) string {
 }
 
 func printGenerations(all []supervisor.GenerationStatus) {
-	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
+	w := tabwriter.NewWriter(stdout, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "GENERATION\tSTATE\tSLOT\tPID\tAGE\tDRAIN ENDS\tREQUESTS\tERRORS\tIN FLIGHT\tP99\tBINARY\tCONFIG\tSAYS")
 	for _, g := range all {
 		ends := "-"
