@@ -116,7 +116,7 @@ func (a *acceptor) Accept() (net.Conn, error) {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			continue // woken, to look again whether to stop
 		}
-		s.log.Warn("accept", "error", err)
+		s.log.Warn("no connection can be accepted: they wait in the queue", "error", err)
 		time.Sleep(acceptPause)
 	}
 }
