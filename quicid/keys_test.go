@@ -96,9 +96,13 @@ func TestConfigsWithoutKeys(t *testing.T) {
 
 func TestUnroutable(t *testing.T) {
 	var cid [Len]byte
-	EncodeUnroutable(&cid, [Len - 1]byte{0, 0, 0, 1})
+	random := [Len - 1]byte{0, 0, 0, 1, Len - 2: 9}
+	EncodeUnroutable(&cid, random)
 	if c, ok := ConfigOf(cid[:]); c != Unroutable || !ok {
 		t.Errorf("config %d, %t", c, ok)
+	}
+	if [Len - 1]byte(cid[1:]) != random {
+		t.Errorf("%x does not end in %x: two connections would have one ID", cid, random)
 	}
 	keys, err := NewKeys(map[Config]Key{1: {}, 2: {}, 3: {}, 4: {}, 5: {}, 6: {}})
 	if err != nil {

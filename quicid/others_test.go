@@ -60,6 +60,18 @@ func TestLBMistakes(t *testing.T) {
 	}
 }
 
+func TestLBLimits(t *testing.T) {
+	for _, l := range []LB{{ServerIDLen: 1, NonceLen: minNonceLen}, {ServerIDLen: 15, NonceLen: minNonceLen}} {
+		cid := make([]byte, 1+l.ServerIDLen+l.NonceLen)
+		if id, ok := l.ServerID(nil, cid); !ok || len(id) != l.ServerIDLen {
+			t.Errorf("%+v: %x, %t, %v", l, id, ok, l.Check())
+		}
+		if id, ok := l.ServerID(nil, cid[1:]); ok {
+			t.Errorf("%+v, an octet less: %x", l, id)
+		}
+	}
+}
+
 func TestKatranVectors(t *testing.T) {
 	for _, row := range rows(t, "katran.txt") {
 		cid := octets(t, row[0])

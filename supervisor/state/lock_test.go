@@ -51,6 +51,32 @@ func TestStoppedIsNotAsked(t *testing.T) {
 	}
 }
 
+// Who finds a directory locked is told by whom, also where an earlier owner had a
+// longer number.
+func TestLockNamesItsOwner(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, lockName), []byte("99999999999999\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := Lock(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if _, err := Lock(dir); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("another supervisor (pid %d)", os.Getpid())) {
+		t.Error(err)
+	}
+	// Nobody is signalled for a number that is no supervisor's: 0 and less are groups.
+	for _, text := range []string{"", "x", "0", "1", "-1"} {
+		if err := os.WriteFile(filepath.Join(dir, lockName), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := AskToLeave(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "names no supervisor") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
 // A directory that was removed, or made anew, is not held any more.
 func TestHeld(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "run")

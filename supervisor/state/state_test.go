@@ -163,3 +163,24 @@ func TestRunning(t *testing.T) {
 		t.Errorf("%+v: it has let go", got)
 	}
 }
+
+// Records that say the same have the same text, whenever they were written, and no others.
+func TestText(t *testing.T) {
+	one := Record{NextRelease: 7, Clock: Clock{Wall: time.Now(), Boot: time.Hour}}
+	two := Record{NextRelease: 7, Version: version}
+	if one.Text() != two.Text() {
+		t.Errorf("%s, %s", one.Text(), two.Text())
+	}
+	if two.NextRelease++; one.Text() == two.Text() {
+		t.Errorf("another record: %s", two.Text())
+	}
+}
+
+// The clock that nobody sets has been going since the machine's start.
+func TestClockGoes(t *testing.T) {
+	before := Now()
+	time.Sleep(time.Millisecond)
+	if after := Now(); before.Boot <= 0 || after.Boot-before.Boot < time.Millisecond {
+		t.Errorf("%v, and a millisecond later %v", before.Boot, after.Boot)
+	}
+}
