@@ -9,12 +9,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/quic-go/quic-go/http3"
 
 	"github.com/baton-mesh/baton/tests/node"
+	"github.com/baton-mesh/baton/tests/program"
 )
 
 // caddyVersion is what is measured beside: a server in Go that has HTTP/3 by quic-go,
@@ -52,23 +52,17 @@ https://%s {
 }
 `
 
-// startCaddy serves what the site does, and returns its address and process. program is the
+// startCaddy serves what the site does, and returns its address and process. path is the
 // executable, or 1: then it is built, in a module of its own, of which none is Baton's.
-func startCaddy(t *testing.T, s *site, origin, program string) (address string, pid int) {
+func startCaddy(t *testing.T, s *site, origin, path string) (address string, pid int) {
 	t.Helper()
 	dir := t.TempDir()
-	if program == "1" {
-		program = filepath.Join(dir, "caddy")
+	if path == "1" {
+		path = filepath.Join(dir, "caddy")
 		if err := os.WriteFile(filepath.Join(dir, "main.go"), []byte(caddyMain), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		for _, args := range [][]string{{"mod", "init", "caddy"}, {"get", "github.com/caddyserver/caddy/v2@" + caddyVersion}, {"mod", "tidy"}, {"build", "-o", program, "."}} {
-			cmd := exec.Command("go", args...)
-			cmd.Dir = dir
-			if out, err := cmd.CombinedOutput(); err != nil {
-				t.Fatalf("%v: %v\n%s", cmd.Args, err, out)
-			}
-		}
+		program.Go(t, dir, []string{"mod", "init", "caddy"}, []string{"get", "github.com/caddyserver/caddy/v2@" + caddyVersion}, []string{"mod", "tidy"}, []string{"build", "-o", path, "."})
 	}
 	node.Eventually(t, "a port is free for TCP and UDP", func() bool {
 		free, err := net.Listen("tcp", "127.0.0.1:0")
@@ -89,26 +83,9 @@ func startCaddy(t *testing.T, s *site, origin, program string) (address string, 
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	log, err := os.Create(filepath.Join(dir, "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer log.Close()
-	cmd := exec.Command(program, "run", "--config", file, "--adapter", "caddyfile")
+	cmd := exec.Command(path, "run", "--config", file, "--adapter", "caddyfile")
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), "HOME="+dir)
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-		if t.Failed() {
-			said, _ := os.ReadFile(log.Name())
-			t.Logf("Caddy: %s", said)
-		}
-	})
+	program.Start(t, cmd)
 	client := &http3.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, ServerName: "demo.test"}}
 	defer client.Close()
 	node.Eventually(t, "Caddy answers", func() bool {

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/baton-mesh/baton/tests/node"
+	"github.com/baton-mesh/baton/tests/program"
 )
 
 const collectorSettings = `
@@ -21,7 +22,7 @@ service:
 `
 
 func TestCollectorShowsARelease(t *testing.T) {
-	path := program(t, "collector", buildCollector)
+	path := pathOf(t, "collector", buildCollector)
 	at := addresses(t, 2)
 	printed := start(t, path, "--config=file:", fmt.Sprintf(collectorSettings, at[0], at[1]))
 	node.Eventually(t, "the collector is ready", func() bool { return strings.Contains(printed.String(), "Everything is ready") })
@@ -32,7 +33,7 @@ func TestCollectorShowsARelease(t *testing.T) {
 func buildCollector(t *testing.T, dir string) string {
 	copied(t, "testdata/collector.go.txt", filepath.Join(dir, "main.go"))
 	of := func(part string) string { return "go.opentelemetry.io/collector/" + part + "@v0.144.0" }
-	run(t, dir,
+	program.Go(t, dir,
 		[]string{"mod", "init", "collector"},
 		[]string{"get", of("otelcol"), of("receiver/otlpreceiver"), of("exporter/debugexporter")},
 		[]string{"mod", "tidy"},

@@ -6,14 +6,16 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/baton-mesh/baton/tests/program"
 )
 
 // The dashboards are what Grafana reads, by the types that it publishes, and what
 // they ask for is PromQL; the alerting rules are what Prometheus reads.
 func TestDashboardsAreRead(t *testing.T) {
-	path := program(t, "dashboards", func(t *testing.T, dir string) string {
+	path := pathOf(t, "dashboards", func(t *testing.T, dir string) string {
 		copied(t, "testdata/dashboard.go.txt", filepath.Join(dir, "main.go"))
-		run(t, dir,
+		program.Go(t, dir,
 			[]string{"mod", "init", "dashboards"},
 			[]string{"get", "github.com/grafana/grafana-foundation-sdk/go@v0.0.22", "github.com/prometheus/prometheus@v0.316.0"},
 			[]string{"mod", "tidy"},

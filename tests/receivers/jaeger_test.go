@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"path/filepath"
 	"testing"
+
+	"github.com/baton-mesh/baton/tests/program"
 )
 
 // It keeps traces in memory.
@@ -25,7 +27,7 @@ exporters:
 `
 
 func TestJaegerShowsARelease(t *testing.T) {
-	path := program(t, "jaeger", buildJaeger)
+	path := pathOf(t, "jaeger", buildJaeger)
 	at := addresses(t, 4)
 	start(t, path, "--config=", fmt.Sprintf(jaegerSettings, at[0], at[1], at[2], at[3]))
 	query := "http://" + at[0]
@@ -36,7 +38,7 @@ func TestJaegerShowsARelease(t *testing.T) {
 // buildJaeger builds the last version that is a Go module.
 func buildJaeger(t *testing.T, dir string) string {
 	const module = "github.com/jaegertracing/jaeger/cmd/jaeger"
-	run(t, dir,
+	program.Go(t, dir,
 		[]string{"mod", "init", "jaeger"},
 		[]string{"get", "-tool", module + "@v1.76.0"},
 		[]string{"build", "-o", "jaeger", module})

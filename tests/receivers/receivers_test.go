@@ -12,13 +12,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 
 	"github.com/baton-mesh/baton/supervisor/admin"
 	"github.com/baton-mesh/baton/supervisor/demo"
 	"github.com/baton-mesh/baton/tests/node"
+	"github.com/baton-mesh/baton/tests/program"
 )
 
 func TestMain(m *testing.M) { os.Exit(node.Main(m)) }
@@ -30,9 +29,9 @@ type receiver struct {
 	spans func(t *testing.T, trace string) map[string]bool
 }
 
-// program is the path of a receiver's program. The variable BATON_TEST_ and its name
+// pathOf is the path of a receiver's program. The variable BATON_TEST_ and its name
 // has it, or 1 to build it; without the variable the test is skipped.
-func program(t *testing.T, name string, build func(t *testing.T, dir string) string) string {
+func pathOf(t *testing.T, name string, build func(t *testing.T, dir string) string) string {
 	t.Helper()
 	switch path := os.Getenv("BATON_TEST_" + strings.ToUpper(name)); path {
 	case "":
@@ -42,18 +41,6 @@ func program(t *testing.T, name string, build func(t *testing.T, dir string) str
 		return build(t, t.TempDir())
 	default:
 		return path
-	}
-}
-
-// run runs the go command in a directory, for each list of arguments.
-func run(t *testing.T, dir string, all ...[]string) {
-	t.Helper()
-	for _, args := range all {
-		cmd := exec.Command("go", args...)
-		cmd.Dir = dir
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v\n%s", cmd.Args, err, out)
-		}
 	}
 }
 
@@ -70,45 +57,13 @@ func copied(t *testing.T, from, to string) {
 }
 
 // start runs a program that reads its settings from a file, until the test ends.
-func start(t *testing.T, program, flag, settings string) *output {
+func start(t *testing.T, path, flag, settings string) *program.Output {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "settings.yaml")
 	if err := os.WriteFile(file, []byte(settings), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	printed := new(output)
-	cmd := exec.Command(program, flag+file)
-	cmd.Stdout, cmd.Stderr = printed, printed
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-		if t.Failed() {
-			t.Logf("%s: %.4000s", filepath.Base(program), printed)
-		}
-	})
-	return printed
-}
-
-// output is what a program has printed.
-type output struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (o *output) Write(b []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.Write(b)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
+	return program.Start(t, exec.Command(path, flag+file))
 }
 
 // addresses are free ones on loopback.
