@@ -29,21 +29,7 @@ func TestSupervisorKilledAtEachTransition(t *testing.T) {
 	}
 	for _, mode := range modes {
 		t.Run(mode, func(t *testing.T) {
-			settings := demo.Settings{Steering: mode, VerifyWindow: 20 * time.Millisecond}
-			n := node.StartMortal(t, settings)
-			load := node.Under(t, n, func(l *demo.Load) {
-				l.Slow, l.Stream = 50*time.Millisecond, 200*time.Millisecond // for short drains
-			})
-			file, err := n.WriteConfig("candidate", settings)
-			if err != nil {
-				t.Fatal(err)
-			}
-			settings.VerifyWindow = time.Minute
-			slow, err := n.WriteConfig("slow", settings)
-			if err != nil {
-				t.Fatal(err)
-			}
-			d := deaths{n: n, file: file, slow: slow, chooses: mode == "bpf", living: 1}
+			d, load := underDeaths(t, demo.Settings{Steering: mode})
 			d.release(t)
 			d.settle(t)
 			all := d.passed(t, nil)
@@ -66,6 +52,27 @@ func TestSupervisorKilledAtEachTransition(t *testing.T) {
 				len(d.took), strings.Join(all, ", "), strings.Join(back, ", "), ok, d.took[len(d.took)/2], d.took[len(d.took)-1])
 		})
 	}
+}
+
+// underDeaths starts a node whose supervisors die where they are told to, under load.
+func underDeaths(t *testing.T, settings demo.Settings) (*deaths, *node.Clients) {
+	t.Helper()
+	settings.VerifyWindow = 20 * time.Millisecond
+	n := node.StartMortal(t, settings)
+	load := node.Under(t, n, func(l *demo.Load) {
+		l.Slow, l.Stream = 50*time.Millisecond, 200*time.Millisecond // for short drains
+	})
+	write := func(name string) string {
+		file, err := n.WriteConfig(name, settings)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	d := &deaths{n: n, file: write("candidate"), chooses: settings.Steering == "bpf", living: 1}
+	settings.VerifyWindow = time.Minute
+	d.slow = write("slow")
+	return d, load
 }
 
 // deaths are those of the supervisors of a node.

@@ -5,10 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/baton-mesh/baton/supervisor/demo"
-	"github.com/baton-mesh/baton/tests/node"
 )
 
 // TestSupervisorKilledInSplitReleases kills the supervisor at those transitions of a
@@ -16,21 +14,8 @@ import (
 // BATON_KILLS at all of them. Each time the listener belongs to the candidate
 // or to who had it before, and the others to who has them. No client sees any of it.
 func TestSupervisorKilledInSplitReleases(t *testing.T) {
-	settings := demo.Settings{Steering: "bpf", Datagrams: true, VerifyWindow: 20 * time.Millisecond}
-	n := node.StartMortal(t, settings)
-	load := node.Under(t, n, func(l *demo.Load) {
-		l.Slow, l.Stream = 50*time.Millisecond, 200*time.Millisecond // for short drains
-	})
-	file, err := n.WriteConfig("candidate", settings)
-	if err != nil {
-		t.Fatal(err)
-	}
-	settings.VerifyWindow = time.Minute
-	slow, err := n.WriteConfig("slow", settings)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := deaths{n: n, file: file, slow: slow, chooses: true, of: []string{"edge"}, living: 2}
+	d, load := underDeaths(t, demo.Settings{Steering: "bpf", Datagrams: true})
+	d.of, d.living = []string{"edge"}, 2
 	some := func(all []string) []string {
 		if os.Getenv("BATON_KILLS") != "" {
 			return all
@@ -42,7 +27,7 @@ func TestSupervisorKilledInSplitReleases(t *testing.T) {
 	owners := func(at string) {
 		t.Helper()
 		var rest, own uint64
-		for _, l := range status(t, n).Listeners {
+		for _, l := range status(t, d.n).Listeners {
 			switch {
 			case strings.HasPrefix(l.Name, "edge"):
 				if own != 0 && own != uint64(l.Generation) {
