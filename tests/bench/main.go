@@ -49,12 +49,16 @@ func (p plan) replacements(peer string) int {
 func main() {
 	out := flag.String("o", "", "write the figures to this `file` as JSON")
 	isShort := flag.Bool("short", false, "two minutes in place of 22; the figures are then rough")
+	rounds := flag.Int("rounds", 0, "`runs` of clients for each peer and load, in place of 4: intervals become narrower by the root of it")
 	only := flag.String("peers", "", "measure only these, as `a,b`")
 	bin := flag.String("bin", "bin", "`directory` with baton and baton-proxy")
 	flag.Parse()
 	p := full
 	if *isShort {
 		p = short
+	}
+	if *rounds > 0 {
+		p.rounds = *rounds
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
