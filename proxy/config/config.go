@@ -271,7 +271,7 @@ type Proxy struct {
 	Command []string `mapstructure:"command" yaml:"command" jsonschema:"minItems=1"`
 	// User is the account the generation runs as, without any capability.
 	User string `mapstructure:"user" yaml:"user"`
-	// Nonblocking hands the sockets over with O_NONBLOCK set.
+	// Nonblocking hands the sockets over with O_NONBLOCK set. Absent, it is what Baton is.
 	Nonblocking bool `mapstructure:"nonblocking" yaml:"nonblocking"`
 	// Baton passes the BATON_ variables and descriptors, to servers that know them.
 	Baton bool `mapstructure:"baton" yaml:"baton"`

@@ -129,6 +129,9 @@ func decode(root *yaml.Node, overrides map[string]any) (*Config, error) {
 		v.Set(strings.ReplaceAll(path, ".", delimiter), value)
 	}
 
+	// A server that does not know Baton may well accept with blocking calls.
+	v.SetDefault("proxy"+delimiter+"nonblocking", v.GetBool("proxy"+delimiter+"baton"))
+
 	c := new(Config)
 	err := v.UnmarshalExact(c, func(d *mapstructure.DecoderConfig) {
 		d.WeaklyTypedInput = false

@@ -173,7 +173,7 @@ func TestEnvironment(t *testing.T) {
 	want.RuntimeDir = "/tmp/b"
 	want.Admin = Admin{Socket: "/tmp/b/admin.sock"}
 	want.Steering = SteeringBPF
-	want.Proxy.Baton = false
+	want.Proxy.Baton, want.Proxy.Nonblocking = false, false
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got\n%+v\nwant\n%+v", c, want)
 	}
@@ -262,4 +262,25 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("got\n%+v\nwant\n%+v\nfrom\n%s", again, c, out)
 		}
 	})
+}
+
+// Who is not said to know Baton gets its sockets as from systemd, unless the file says
+// otherwise.
+func TestNonblockingFollowsBaton(t *testing.T) {
+	for proxy, want := range map[string]bool{
+		"user: nobody":                      true,
+		"baton: true":                       true,
+		"baton: false":                      false,
+		"baton: false, nonblocking: true":   true,
+		"baton: true, nonblocking: false":   false,
+		"nonblocking: false, baton: false":  false,
+		"command: [server], baton: false":   false,
+		"user: nobody, nonblocking: false":  false,
+		"command: [baton-proxy, --verbose]": true,
+	} {
+		c := parse(t, strings.Replace(valid, "proxy: {command: [baton-proxy], user: nobody}", "proxy: {"+proxy+"}", 1))
+		if c.Proxy.Nonblocking != want {
+			t.Errorf("proxy: {%s}: nonblocking is %v", proxy, c.Proxy.Nonblocking)
+		}
+	}
 }

@@ -55,7 +55,7 @@ upstreams:
   - {name: datagrams, endpoints: ["{{.Node.DatagramOrigin}}"]}
 {{- end}}
 {{- if .Command}}
-proxy: {command: [{{range $i, $word := .Command}}{{if $i}}, {{end}}{{printf "%q" $word}}{{end}}], baton: false}
+proxy: {command: [{{range $i, $word := .Command}}{{if $i}}, {{end}}{{printf "%q" $word}}{{end}}], baton: false, nonblocking: true}
 {{- end}}
 release:
   ready_timeout: {{.ReadyTimeout}}
