@@ -50,6 +50,12 @@ func TestRequestFields(t *testing.T) {
 			absent: []string{"Forwarded: for", "192.0.2.1"},
 		},
 		{
+			name:   "those that are spelled almost so are dropped",
+			fields: "X_Forwarded_For: 192.0.2.1\r\nx-forwarded_proto: https\r\ntransfer_encoding: chunked\r\nX_Mine: 1\r\n",
+			want:   []string{"X-Forwarded-For: 127.0.0.1", "X-Forwarded-Proto: http", "X_mine: 1"},
+			absent: []string{"192.0.2.1", "https", "ransfer"},
+		},
+		{
 			name:   "those of a trusted proxy are kept and appended to",
 			change: trust,
 			fields: forged,

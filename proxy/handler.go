@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httputil"
 	"runtime/debug"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/baton-mesh/baton/proxy/config"
@@ -55,21 +53,6 @@ type exchange struct {
 	traceparent string // to be sent in place of the client's; empty: the client's
 }
 
-// requestBody remembers whether reading the request failed, to tell the
-// client's faults from the upstream's.
-type requestBody struct {
-	io.ReadCloser
-	failed atomic.Bool
-}
-
-func (b *requestBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err != nil && err != io.EOF {
-		b.failed.Store(true)
-	}
-	return n, err
-}
-
 type exchangeKey struct{}
 
 func exchangeOf(ctx context.Context) *exchange { return ctx.Value(exchangeKey{}).(*exchange) }
@@ -83,6 +66,7 @@ func (h *handler) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	w := &response{
 		ResponseWriter: rw,
 		grpc:           isGRPC(r),
+		old:            r.ProtoMajor == 1 && r.ProtoMinor == 0,
 		webSocket:      strings.EqualFold(r.Header.Get("Upgrade"), "websocket"),
 	}
 	if r.ProtoMajor == 1 {
@@ -100,6 +84,12 @@ func (h *handler) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	defer func() { account.end(h, w, r, ex) }()
 	defer h.contain(w, r)
 
+	dropTrailers(r)
+	if r.ProtoMajor == 1 && len(r.TransferEncoding) > 0 {
+		body := chunkedBody(r)
+		r.Body = body
+		defer body.endUnlessWhole(rw)
+	}
 	if ex = h.accept(w, r); ex == nil {
 		return
 	}
@@ -132,11 +122,11 @@ func (h *handler) accept(w *response, r *http.Request) *exchange {
 		// response begin, and one that comes early would wait for the client.
 		http.NewResponseController(w.ResponseWriter).EnableFullDuplex()
 	}
-	if r.Method == http.MethodConnect {
-		w.fail(failMethod)
+	if cause := w.refusal(r); cause != nil {
+		w.fail(*cause)
 		return nil
 	}
-	route := h.table.Lookup(r.Host, r.URL.Path)
+	route := h.table.Lookup(r.Host, routedPath(r))
 	if route == nil {
 		w.fail(failNoRoute)
 		return nil

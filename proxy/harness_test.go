@@ -70,7 +70,7 @@ func within(limit time.Duration, condition func() bool) bool {
 	}
 }
 
-func eventually(t *testing.T, what string, condition func() bool) {
+func eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
 	if !within(time.Minute, condition) {
 		t.Fatalf("never happened: %s", what)
@@ -83,7 +83,7 @@ type node struct {
 	web, raw string // addresses
 	udp      string // of web's datagrams
 
-	t        *testing.T
+	t        testing.TB
 	sockets  map[string]net.Listener
 	term     context.CancelFunc // the first SIGTERM
 	lastCall func()             // the second
@@ -96,13 +96,13 @@ type node struct {
 
 // start runs a generation whose web listener goes to web, and raw to raw.
 // Either may be empty. change may edit the configuration.
-func start(t *testing.T, web, raw string, change ...func(*config.Config)) *node {
+func start(t testing.TB, web, raw string, change ...func(*config.Config)) *node {
 	t.Helper()
 	return startWith(t, func(*proxy.Options) {}, web, raw, change...)
 }
 
 // startWith is start with options of the generation.
-func startWith(t *testing.T, options func(*proxy.Options), web, raw string, change ...func(*config.Config)) *node {
+func startWith(t testing.TB, options func(*proxy.Options), web, raw string, change ...func(*config.Config)) *node {
 	t.Helper()
 	return startOn(t, func(string) net.Listener { return listen(t) }, options, web, raw, change...)
 }
@@ -125,7 +125,7 @@ func (n *node) successor(web, raw string, change ...func(*config.Config)) *node 
 	return startOn(n.t, shared, func(*proxy.Options) {}, web, raw, change...)
 }
 
-func startOn(t *testing.T, socket func(name string) net.Listener, options func(*proxy.Options), web, raw string, change ...func(*config.Config)) *node {
+func startOn(t testing.TB, socket func(name string) net.Listener, options func(*proxy.Options), web, raw string, change ...func(*config.Config)) *node {
 	t.Helper()
 	cfg := &config.Config{Release: config.Release{DrainTimeout: time.Minute}}
 	if web != "" {
@@ -244,7 +244,7 @@ func (n *node) stop() {
 	eventually(n.t, "they are gone", func() bool { return n.Counts()[listener.New] <= before })
 }
 
-func listen(t *testing.T) *net.TCPListener {
+func listen(t testing.TB) *net.TCPListener {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -266,7 +266,7 @@ func origin(t *testing.T, h http.HandlerFunc) string {
 }
 
 // serveTCP runs f for each connection and returns the address.
-func serveTCP(t *testing.T, f func(*net.TCPConn)) string {
+func serveTCP(t testing.TB, f func(*net.TCPConn)) string {
 	t.Helper()
 	ln := listen(t)
 	var open sync.WaitGroup
@@ -292,11 +292,11 @@ func serveTCP(t *testing.T, f func(*net.TCPConn)) string {
 // client is one connection to the proxy on which every byte is ours.
 type client struct {
 	*net.TCPConn
-	t *testing.T
+	t testing.TB
 	r *bufio.Reader
 }
 
-func dial(t *testing.T, address string) *client {
+func dial(t testing.TB, address string) *client {
 	t.Helper()
 	conn, err := net.Dial("tcp", address)
 	if err != nil {

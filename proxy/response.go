@@ -46,6 +46,8 @@ const (
 
 var (
 	failNoRoute      = failure{http.StatusNotFound, grpcUnimplemented, "no-route", "no route matches this host and path"}
+	failFraming      = failure{http.StatusBadRequest, grpcInternal, "request-framing", "the request says in two ways where its body ends"}
+	failTarget       = failure{http.StatusBadRequest, grpcInternal, "request-target", "this method cannot have this target"}
 	failMethod       = failure{http.StatusNotImplemented, grpcUnimplemented, "method", "this method is not forwarded"}
 	failBody         = failure{http.StatusBadRequest, grpcInternal, "request-body", "the request's body could not be read"}
 	failBodyTooLarge = failure{http.StatusRequestEntityTooLarge, grpcResourceExhausted, "body-too-large", "the request's body exceeds the limit"}
@@ -70,6 +72,7 @@ type response struct {
 
 	draining   *atomic.Bool // nil where the head is not what ends the connection
 	grpc       bool
+	old        bool   // the client speaks HTTP/1.0
 	generation uint64 // shown to the client; 0 if it did not ask
 	altSvc     string // the alternative service to announce (RFC 7838); empty: none
 	serverID   uint32 // shown with it
@@ -90,6 +93,9 @@ func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // WriteHeader writes the head, or an informational one before it.
 func (w *response) WriteHeader(status int) {
+	if status < 200 && w.old {
+		return // it would take that for the response (RFC 9110, 15.2)
+	}
 	if status >= 200 && w.status == 0 {
 		w.finishHead()
 		w.status = status

@@ -14,6 +14,8 @@ func (h *handler) rewrite(r *httputil.ProxyRequest) {
 	out, in := r.Out.Header, r.In.Header
 	r.Out.URL.Scheme = "http"
 	r.Out.Host = r.In.Host
+	// ReverseProxy drops parameters that it cannot read. We read none.
+	r.Out.URL.RawQuery = r.In.URL.RawQuery
 	// The map that the server fills at the end of the body; Out has a copy from before.
 	r.Out.Trailer = r.In.Trailer
 
@@ -24,6 +26,13 @@ func (h *handler) rewrite(r *httputil.ProxyRequest) {
 		out.Del("Connection")
 	}
 	out.Del("Http2-Settings")
+	dropAlmostOurs(out)
+	if r.In.ProtoMajor == 1 && r.In.ProtoMinor == 0 {
+		// Of HTTP/1.1, and to be ignored (RFC 9110, 7.8 and 10.1.1).
+		out.Del("Upgrade")
+		out.Del("Connection")
+		out.Del("Expect")
+	}
 
 	if ex := exchangeOf(r.In.Context()); ex.traceparent != "" {
 		out["Traceparent"] = []string{ex.traceparent}

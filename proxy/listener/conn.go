@@ -36,6 +36,8 @@ type Conn struct {
 	reset    atomic.Bool // it ended by a reset, of the client's or ours
 	state    atomic.Int32
 	preface  int                     // octets of HTTP/2's seen, negative when it is not; touched by Read alone
+	strange  bool                    // it speaks what TLS has not negotiated; touched by Read alone
+	head     head                    // of the request of HTTP/1 that is arriving; read from when net/http has it
 	h2       atomic.Pointer[session] // once the preface has been seen
 	upgrade  atomic.Pointer[upgraded]
 	told     atomic.Bool // the last call has reached this upgraded or relayed connection
@@ -97,6 +99,9 @@ func (c *Conn) rest() {
 // itself decides, not the later moment at which the server has understood it.
 func (c *Conn) Read(p []byte) (int, error) {
 	for {
+		if c.strange {
+			return 0, io.EOF
+		}
 		n, err := c.stream.Read(p)
 		if err != nil {
 			c.note(err)
@@ -109,8 +114,16 @@ func (c *Conn) Read(p []byte) (int, error) {
 			c.answerPlain(err)
 			return n, err
 		}
-		if c.become(Idle, Active) || c.become(New, Active) || c.State() != leaving {
-			c.lookForHTTP2(p[:n])
+		first := c.become(New, Active)
+		if first || c.become(Idle, Active) {
+			c.head.start(len(p), first)
+		}
+		if c.State() != leaving {
+			c.head.follow(p[:n])
+			if !c.lookForHTTP2(p[:n]) {
+				c.strange = true
+				return 0, io.EOF
+			}
 			return n, err
 		}
 		c.lateRequest()

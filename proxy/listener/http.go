@@ -35,6 +35,10 @@ func FromContext(ctx context.Context) Connection {
 	return ctx.Value(connKey{}).(Connection)
 }
 
+// maxFrame is the most octets of a frame of HTTP/2's: what each server must take
+// (RFC 9113, 4.2), where net/http would keep buffers of a MiB.
+const maxFrame = 16 << 10
+
 // headSlack is what net/http reads beyond MaxHeaderBytes before it answers 431.
 const headSlack = 4096
 
@@ -59,9 +63,12 @@ func NewHTTP(cfg config.Listener, sockets []net.Listener, r *Registry, shared *k
 	server := &http.Server{
 		Handler:           h,
 		Protocols:         protocols,
+		HTTP2:             &http.HTTP2Config{MaxReadFrameSize: maxFrame},
 		ReadHeaderTimeout: cfg.HeaderTimeout,
 		IdleTimeout:       cfg.IdleTimeout,
-		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		// The handler is for every request.
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
 			return WithConnection(ctx, conn.(*Conn))
 		},

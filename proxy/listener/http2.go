@@ -2,6 +2,7 @@ package listener
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/binary"
 	"sync"
 	"sync/atomic"
@@ -60,18 +61,22 @@ var pingPayload = [8]byte{'g', 'o', 'o', 'd', ' ', 'b', 'y', 'e'}
 
 const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-// lookForHTTP2 compares the first bytes of the connection with the preface.
-func (c *Conn) lookForHTTP2(p []byte) {
+// lookForHTTP2 compares the first bytes of the connection with the preface. It
+// reports false where TLS has negotiated something else (RFC 9113, 3.2 and 3.4).
+func (c *Conn) lookForHTTP2(p []byte) bool {
 	if c.preface < 0 {
-		return
+		return true
 	}
 	n := min(len(p), len(preface)-c.preface)
 	if !bytes.Equal(p[:n], []byte(preface[c.preface:c.preface+n])) {
 		c.preface = -1
-		return
+		return c.negotiated() != "h2"
 	}
 	if c.preface += n; c.preface < len(preface) {
-		return
+		return true
+	}
+	if c.negotiated() == "http/1.1" {
+		return false
 	}
 	h := &session{conn: c, open: make(map[uint32]struct{})}
 	c.h2.Store(h)
@@ -83,6 +88,15 @@ func (c *Conn) lookForHTTP2(p []byte) {
 	if c.registry.draining.Load() {
 		time.AfterFunc(firstRequest, h.goAway)
 	}
+	return true
+}
+
+// negotiated is the protocol that TLS was told to carry; empty if it was not.
+func (c *Conn) negotiated() string {
+	if tls, ok := c.stream.(*tls.Conn); ok {
+		return tls.ConnectionState().NegotiatedProtocol
+	}
+	return ""
 }
 
 // firstRequest is how long a client that greets in a drain has for its first
