@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"io"
 	"maps"
 	"net/http"
@@ -22,9 +23,9 @@ type requestBody struct {
 
 func (b *requestBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	switch err {
-	case nil:
-	case io.EOF:
+	switch {
+	case err == nil:
+	case errors.Is(err, io.EOF):
 		if !b.whole.Swap(true) && b.atWhole != nil {
 			b.atWhole()
 		}
@@ -86,11 +87,14 @@ func endConnection(w http.ResponseWriter) {
 
 // refusal is why the request is not served whatever its route; nil if it may be.
 func (w *response) refusal(r *http.Request) *failure {
+	if r.ProtoMajor > 1 && malformed(r) {
+		return &failMalformed
+	}
 	if conn, ok := listener.FromContext(r.Context()).(*listener.Conn); ok && r.ProtoMajor == 1 {
 		switch conn.Framing(r.ProtoMinor == 0, len(r.TransferEncoding) > 0) {
 		case listener.TwoWays:
 			endConnection(w.ResponseWriter)
-			return &failFraming
+			return &failMalformed
 		case listener.Unclear:
 			endConnection(w.ResponseWriter)
 		case listener.Clear:
@@ -102,9 +106,32 @@ func (w *response) refusal(r *http.Request) *failure {
 	case r.Method == "PRI": // the first word of HTTP/2, and no method of anything (RFC 9113, 11.6)
 		return &failMethod
 	case r.RequestURI == "*" && r.Method != http.MethodOptions: // RFC 9112, 3.2.4
-		return &failTarget
+		return &failMalformed
 	}
 	return nil
+}
+
+// malformed finds in a request of HTTP/2 or HTTP/3 what its server lets by, and
+// what would change when it becomes one of HTTP/1 (RFC 9113, 8.3.1 and 8.1.1).
+func malformed(r *http.Request) bool {
+	const hostMarks = "!$%&()*+,-.:;=[]'_~"
+	lengths := r.Header["Content-Length"]
+	switch {
+	case len(lengths) > 1, len(lengths) == 1 && r.ContentLength == 0 && lengths[0] != "0":
+		return true
+	case strings.ContainsFunc(r.Method, notIn("!#$%&'*+-.^_`|~")), strings.ContainsFunc(r.Host, notIn(hostMarks)):
+		return true
+	default:
+		return r.Method != http.MethodConnect && r.RequestURI != "*" && !strings.HasPrefix(r.RequestURI, "/")
+	}
+}
+
+// notIn tells what is neither a letter, a digit nor one of marks.
+func notIn(marks string) func(rune) bool {
+	return func(c rune) bool {
+		letter, digit := 'a' <= c|0x20 && c|0x20 <= 'z', '0' <= c && c <= '9'
+		return !letter && !digit && !strings.ContainsRune(marks, c)
+	}
 }
 
 // routedPath is the path that the request is routed by.

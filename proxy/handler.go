@@ -178,6 +178,10 @@ func (roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	ex.endpoint = endpoint
+	if res.StatusCode < 100 { // net/http would panic on it
+		res.Body.Close()
+		return nil, fmt.Errorf("upstream answered with status %03d", res.StatusCode)
+	}
 	if res.StatusCode == http.StatusSwitchingProtocols && !switchesAsAsked(req, res) {
 		// ReverseProxy would refuse it too, but leave the connection open.
 		res.Body.Close()

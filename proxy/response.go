@@ -46,8 +46,7 @@ const (
 
 var (
 	failNoRoute      = failure{http.StatusNotFound, grpcUnimplemented, "no-route", "no route matches this host and path"}
-	failFraming      = failure{http.StatusBadRequest, grpcInternal, "request-framing", "the request says in two ways where its body ends"}
-	failTarget       = failure{http.StatusBadRequest, grpcInternal, "request-target", "this method cannot have this target"}
+	failMalformed    = failure{http.StatusBadRequest, grpcInternal, "request-malformed", "the request is malformed"}
 	failMethod       = failure{http.StatusNotImplemented, grpcUnimplemented, "method", "this method is not forwarded"}
 	failBody         = failure{http.StatusBadRequest, grpcInternal, "request-body", "the request's body could not be read"}
 	failBodyTooLarge = failure{http.StatusRequestEntityTooLarge, grpcResourceExhausted, "body-too-large", "the request's body exceeds the limit"}

@@ -162,7 +162,7 @@ func readStrictChunks(r *bufio.Reader) (string, error) {
 
 // noEOF is for an end in the middle of something.
 func noEOF(err error) error {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	}
 	return err
@@ -183,7 +183,7 @@ func newStrictOrigin(t testing.TB) *strictOrigin {
 		r := bufio.NewReader(c)
 		for {
 			req, err := readStrict(r)
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				return
 			}
 			var why unclearError

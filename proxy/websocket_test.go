@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -159,6 +160,60 @@ func TestWhatFollowsTheUpgradeRequestReachesTheServer(t *testing.T) {
 	c := upgrade(t, n, string(frame(1, true, []byte("x"))))
 	if op, payload, err := readFrame(c.r); err != nil || op != 1 || string(payload) != "x" {
 		t.Errorf("opcode %d, %q, %v", op, payload, err)
+	}
+}
+
+// Frames pass octet by octet as they are, also those that break the protocol:
+// that is between the two ends. So is the extension they agree on.
+func TestFramesPassAsTheyAre(t *testing.T) {
+	var frames []byte
+	add := func(head byte, payload []byte) {
+		f := frame(0, true, payload)
+		f[0] = head
+		frames = append(frames, f...)
+	}
+	for _, n := range []int{0, 1, 125, 126, 127, 128, 65535, 65536, 1 << 20} {
+		add(0x82, bytes.Repeat([]byte{0xfe}, n))
+	}
+	for head := range 256 {
+		add(byte(head), []byte{0x03, 0xe8, 0xff}) // each bit, each opcode; no UTF-8
+	}
+	for status := range 5001 { // of a close
+		add(0x88, binary.BigEndian.AppendUint16(nil, uint16(status)))
+	}
+	add(0x01, []byte("frag"))
+	add(0x89, []byte("ping"))
+	add(0x80, []byte("ment"))
+	const extension = "permessage-deflate; client_max_window_bits"
+	n := start(t, serveTCP(t, func(c *net.TCPConn) {
+		r := bufio.NewReader(c)
+		req, err := http.ReadRequest(r)
+		if err != nil {
+			return
+		}
+		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+			"Sec-WebSocket-Extensions: "+req.Header.Get("Sec-WebSocket-Extensions")+"\r\n\r\n")
+		io.Copy(c, r)
+	}), "")
+	c := dial(t, n.web)
+	c.send(strings.Replace(upgradeRequest, "\r\n\r\n", "\r\nSec-WebSocket-Extensions: "+extension+"\r\n\r\n", 1))
+	res, err := http.ReadResponse(c.r, nil)
+	if err != nil || res.Header.Get("Sec-WebSocket-Extensions") != extension {
+		t.Fatalf("%v, %v", res, err)
+	}
+	go func() {
+		for rest := frames; len(rest) > 0; {
+			n, err := c.Write(rest[:min(len(rest), 1+len(rest)%4099)])
+			if err != nil {
+				return
+			}
+			rest = rest[n:]
+		}
+		c.CloseWrite()
+	}()
+	got := make([]byte, len(frames))
+	if _, err := io.ReadFull(c.r, got); err != nil || !bytes.Equal(got, frames) {
+		t.Errorf("the frames came back changed; %v", err)
 	}
 }
 

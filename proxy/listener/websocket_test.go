@@ -2,6 +2,8 @@ package listener
 
 import (
 	"bytes"
+	"encoding/binary"
+	"io"
 	"testing"
 )
 
@@ -69,4 +71,91 @@ func TestFramesFindTheBoundaries(t *testing.T) {
 			t.Errorf("%s: the close frame behind it was missed", test.name)
 		}
 	}
+}
+
+// Wherever the goodbye is wanted in what the server sends, it comes at the end of
+// the frame on its way and is the last of all; a server that has said goodbye
+// itself is not spoken for.
+func TestGoodbyeComesBetweenFrames(t *testing.T) {
+	const fin, compressed = 0x80, 0x40 // compressed: RFC 7692, 6
+	frame := func(head byte, payload string) []byte {
+		b := []byte{head, byte(len(payload))}
+		switch n := len(payload); {
+		case n > 0xffff:
+			b[1] = 127
+			b = binary.BigEndian.AppendUint64(b, uint64(n))
+		case n > 125:
+			b[1] = 126
+			b = binary.BigEndian.AppendUint16(b, uint16(n))
+		}
+		return append(b, payload...)
+	}
+	text := func(n int) string { return string(bytes.Repeat([]byte{0x88, 0x02}, n/2)) } // like frames that it has not
+	tests := []struct {
+		name   string
+		frames [][]byte
+	}{
+		{"one of each length", [][]byte{frame(fin|2, ""), frame(fin|2, "x"), frame(fin|1, text(124)), frame(fin|1, text(126)), frame(fin|1, text(300))}},
+		{"64 bits", [][]byte{frame(fin|2, text(65536)), frame(fin|1, "x")}},
+		{"64 bits where 7 were enough", [][]byte{{fin | 2, 127, 0, 0, 0, 0, 0, 0, 0, 1, 'x'}, frame(fin|1, "x")}},
+		{"fragments", [][]byte{frame(1, "a"), frame(0, ""), frame(0, "b"), frame(fin|0, "c"), frame(fin|1, "x")}},
+		{"control frames between fragments", [][]byte{frame(1, "a"), frame(fin|9, text(124)), frame(0, "b"), frame(fin|10, ""), frame(fin|0, "c")}},
+		{"compressed", [][]byte{frame(compressed|1, text(10)), frame(fin|0, text(10)), frame(fin|compressed|2, text(126))}},
+		{"reserved bits and opcodes", [][]byte{frame(fin|0x70|3, "a"), frame(fin|0xb, "b"), frame(0xf, "c")}},
+		{"masked", [][]byte{append([]byte{fin | 1, 0x80 | 2, 0x88, 0x02, 0x03, 0xe9}, "ab"...), frame(fin|1, "x")}},
+		{"the server's own close", [][]byte{frame(fin|1, "a"), frame(fin|8, "\x03\xe8bye")}},
+		{"the server's own close without a status", [][]byte{frame(fin|9, "a"), frame(fin|8, "")}},
+	}
+	for _, test := range tests {
+		stream := bytes.Join(test.frames, nil)
+		for _, wanted := range goodbyeMoments(test.frames) {
+			r := NewRegistry()
+			c, client := accepted(t, r, Active)
+			u := c.Upgrade(nil, true).(*upgraded)
+			got := make(chan []byte)
+			go func() {
+				b, _ := io.ReadAll(client)
+				got <- b
+			}()
+			u.Write(stream[:wanted])
+			u.goAway(0)
+			u.Write(stream[wanted:])
+			u.CloseWrite()
+			if got, want := <-got, saidGoodbye(test.frames, wanted); !bytes.Equal(got, want) {
+				t.Errorf("%s: wanted after %d octets, got\n%.100x, want\n%.100x", test.name, wanted, got, want)
+			}
+			client.Close()
+			c.Close()
+		}
+	}
+}
+
+// goodbyeMoments are all octets near the beginning and the end of a frame.
+func goodbyeMoments(frames [][]byte) (moments []int) {
+	const near = 16
+	begin := 0
+	for _, f := range frames {
+		for i := range f {
+			if i < near || len(f)-i < near {
+				moments = append(moments, begin+i)
+			}
+		}
+		begin += len(f)
+	}
+	return append(moments, begin)
+}
+
+// saidGoodbye is what a client has to get of frames if the goodbye is wanted
+// after that many octets.
+func saidGoodbye(frames [][]byte, wanted int) (want []byte) {
+	for _, f := range frames {
+		if len(want) >= wanted {
+			break
+		}
+		want = append(want, f...)
+		if f[0]&0xf == 8 {
+			return bytes.Join(frames, nil) // as the server has it
+		}
+	}
+	return append(want, goingAway...)
 }

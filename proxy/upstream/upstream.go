@@ -43,6 +43,7 @@ type Upstream struct {
 	endpoints []*Endpoint
 	dialer    net.Dialer
 	transport *http.Transport
+	http1     bool  // what it speaks; else HTTP/2
 	maxConns  int64 // for each endpoint; 0 means no bound
 }
 
@@ -73,8 +74,9 @@ func New(cfg config.Upstream) *Upstream {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(cfg.Protocol != config.H2C)
 	protocols.SetUnencryptedHTTP2(cfg.Protocol == config.H2C)
+	u.http1 = protocols.HTTP1()
 	u.transport = &http.Transport{
-		DialContext:         u.dial,
+		DialContext:         u.dialSettled,
 		Protocols:           protocols,
 		DisableCompression:  true, // bodies pass as they are
 		MaxIdleConnsPerHost: maxIdle,
@@ -100,6 +102,14 @@ func (u *Upstream) dial(ctx context.Context, network, address string) (net.Conn,
 	return conn, nil
 }
 
+func (u *Upstream) dialSettled(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := u.dial(ctx, network, address)
+	if tcp, ok := conn.(*net.TCPConn); ok && u.http1 {
+		return &settledConn{TCPConn: tcp}, nil
+	}
+	return conn, err
+}
+
 // RoundTrip sends req to an endpoint. On success the caller releases the
 // endpoint when it is done with the response's body.
 //
@@ -109,6 +119,9 @@ func (u *Upstream) RoundTrip(req *http.Request) (*http.Response, *Endpoint, erro
 	if req.Body != nil && req.Body != http.NoBody {
 		body := &replayBody{src: req.Body}
 		req.Body, req.GetBody = body.reader(), body.again
+	}
+	if u.http1 {
+		req = req.WithContext(waitUntilSettled(req.Context()))
 	}
 	return attempt(u, req.Context(), func(e *Endpoint) (*http.Response, error) {
 		req.URL.Host = e.Address
