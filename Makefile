@@ -19,7 +19,7 @@ export BPF2GO_CC := $(CLANG)
 LINT := bin/tools/golangci-lint-$(GOLANGCI_LINT)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test check generate verifier faults soak quic foreign systemd jaeger collector dashboards gates listeners cost figures claim capacity vips bench install clean help
+.PHONY: build demo test check generate verifier faults soak quic foreign systemd jaeger collector dashboards conformance gates listeners cost figures claim capacity vips bench install clean help
 
 build: ## build bin/baton and bin/baton-proxy
 	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/ ./supervisor/cmd/baton ./proxy/cmd/baton-proxy
@@ -79,6 +79,12 @@ collector: build ## build the OpenTelemetry Collector in a module of its own and
 
 dashboards: ## hold deploy/dashboards and deploy/alerts against the types that Grafana publishes and the parser of Prometheus (network, three minutes)
 	BATON_TEST_DASHBOARDS=1 go test -count=1 -timeout 1h -run TestDashboardsAreRead -v ./tests/receivers
+
+conformance: ## h2spec's cases for HTTP/2, built in a module of its own; a minute of each fuzz target of the proxy (network, ten minutes)
+	BATON_TEST_H2SPEC=1 go test -count=1 -timeout 10m -run '^TestH2Spec$$' -v ./proxy
+	for target in proxy:FuzzRequests proxy:FuzzTraceparent proxy/listener:FuzzHead proxy/listener:FuzzH2Frames proxy/listener:FuzzFrames \
+		proxy/config:FuzzParse proxy/config:FuzzIDKeys proxy/config:FuzzLongLists proxy/ledger:FuzzScribble; do \
+		go test -run '^$$' -fuzz "^$${target#*:}$$" -fuzztime 1m ./$${target%:*} || exit 1; done
 
 listeners: build ## 5,000 listeners on one port: how long start, release and stop take (root)
 	BATON_TEST_LISTENERS=5000 go test -p 1 -count=1 -timeout 30m -run TestManyListeners -v ./supervisor ./tests/release
