@@ -83,7 +83,7 @@ func newRootCommand() *cobra.Command {
 	root.AddCommand(
 		newRunCommand(), newKeepCommand(), newCheckCommand(), newConfigCommand(),
 		newReleaseCommand(), newRollbackCommand(), newPauseCommand(), newResumeCommand(), newDrainCommand(),
-		newStatusCommand(), newGenerationsCommand(), newReleasesCommand(), newBalanceCommand(),
+		newStatusCommand(), newTopCommand(), newGenerationsCommand(), newReleasesCommand(), newBalanceCommand(),
 		newDoctorCommand(), newDemoCommand(), newVersionCommand(),
 	)
 	strict(root)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -73,7 +74,9 @@ func operate[T any](cmd *cobra.Command, request func(*admin.Client, context.Cont
 	return output(cmd, st, func() { text(st) })
 }
 
-func printRelease(r supervisor.ReleaseStatus) {
+func printRelease(r supervisor.ReleaseStatus) { printRunning(stdout, r) }
+
+func printRunning(to io.Writer, r supervisor.ReleaseStatus) {
 	paused := ""
 	if r.Paused {
 		paused = ", paused"
@@ -82,7 +85,7 @@ func printRelease(r supervisor.ReleaseStatus) {
 	if len(r.Listeners) > 0 {
 		of = " of " + strings.Join(r.Listeners, ", ")
 	}
-	fmt.Fprintf(stdout, "release %d is in %s%s: generation %d gets %.0f%% of new flows%s\n", r.ID, r.Stage, paused, r.Generation, r.Weight*100, of)
+	fmt.Fprintf(to, "release %d is in %s%s: generation %d gets %.4g%% of new flows%s\n", r.ID, r.Stage, paused, r.Generation, r.Weight*100, of)
 }
 
 // completeDraining offers the generations that drain.

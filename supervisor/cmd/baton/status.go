@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -50,29 +51,7 @@ func status(cmd *cobra.Command) (supervisor.Status, error) {
 }
 
 func printStatus(st supervisor.Status) {
-	who := "no generation serves"
-	if st.Current != 0 {
-		who = fmt.Sprintf("generation %d", st.Current)
-	}
-	fmt.Fprintf(stdout, "%s: %s, %s, steering %s, supervisor pid %d, version %s\n", st.Node, st.State, who, st.Steering, st.PID, st.Version)
-	if st.Because != "" {
-		fmt.Fprintf(stdout, "steering is %s because %s\n", st.Steering, st.Because)
-	}
-	for _, p := range st.Problems {
-		fmt.Fprintf(stdout, "problem: %s\n       → %s\n", p.Says, p.Do)
-	}
-	if ids := st.ConnectionIDs; ids != nil {
-		printConnectionIDs(ids)
-	}
-	if r := st.Release; r != nil {
-		printRelease(*r)
-	}
-	if st.Waiting != 0 {
-		fmt.Fprintf(stdout, "release %d waits\n", st.Waiting)
-	}
-	if r := st.Last; r != nil {
-		fmt.Fprintln(stdout, "last release "+oneLine(*r))
-	}
+	printHead(stdout, st)
 	fmt.Fprintln(stdout)
 	printGenerations(st.Generations)
 	fmt.Fprintln(stdout)
@@ -88,7 +67,34 @@ func printStatus(st supervisor.Status) {
 	w.Flush()
 }
 
-func printConnectionIDs(ids *idkeys.Status) {
+// printHead is the node in a few lines: what runs, what is wrong, what is going on.
+func printHead(to io.Writer, st supervisor.Status) {
+	who := "no generation serves"
+	if st.Current != 0 {
+		who = fmt.Sprintf("generation %d", st.Current)
+	}
+	fmt.Fprintf(to, "%s: %s, %s, steering %s, supervisor pid %d, version %s\n", st.Node, st.State, who, st.Steering, st.PID, st.Version)
+	if st.Because != "" {
+		fmt.Fprintf(to, "steering is %s because %s\n", st.Steering, st.Because)
+	}
+	for _, p := range st.Problems {
+		fmt.Fprintf(to, "problem: %s\n       → %s\n", p.Says, p.Do)
+	}
+	if ids := st.ConnectionIDs; ids != nil {
+		printConnectionIDs(to, ids)
+	}
+	if r := st.Release; r != nil {
+		printRunning(to, *r)
+	}
+	if st.Waiting != 0 {
+		fmt.Fprintf(to, "release %d waits\n", st.Waiting)
+	}
+	if r := st.Last; r != nil {
+		fmt.Fprintln(to, "last release "+oneLine(*r))
+	}
+}
+
+func printConnectionIDs(to io.Writer, ids *idkeys.Status) {
 	how := "readable"
 	if ids.Encode != 0 {
 		how = fmt.Sprintf("written under config %d", ids.Encode)
@@ -99,7 +105,7 @@ func printConnectionIDs(ids *idkeys.Status) {
 	for _, r := range ids.Retiring {
 		how += fmt.Sprintf("; keeps %d for generations %s", r.Config, joined(r.Generations))
 	}
-	fmt.Fprintln(stdout, "connection IDs: "+how)
+	fmt.Fprintln(to, "connection IDs: "+how)
 }
 
 func printKeyProblem(ids *idkeys.Status) {
@@ -120,27 +126,39 @@ func printGenerations(all []supervisor.GenerationStatus) {
 	w := tabwriter.NewWriter(stdout, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "GENERATION\tSTATE\tSLOT\tPID\tAGE\tDRAIN ENDS\tREQUESTS\tERRORS\tIN FLIGHT\tP99\tBINARY\tCONFIG\tSAYS")
 	for _, g := range all {
-		ends := "-"
-		if !g.Deadline.IsZero() {
-			ends = time.Until(g.Deadline).Round(time.Second).String()
-		}
-		age := "-"
-		if !g.Started.IsZero() {
-			age = time.Since(g.Started).Round(time.Second).String()
-		}
-		state := string(g.State)
-		if g.Reserve {
-			state = "in reserve"
-		}
-		if len(g.Listeners) > 0 {
-			state += " " + strings.Join(g.Listeners, ",")
-		}
-		fmt.Fprintf(w, "%d\t%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", g.ID, state, g.Slot, g.PID, age, ends, ledgerOf(g.Ledger), g.Binary, g.Config, g.Message)
+		fmt.Fprintf(w, "%d\t%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", g.ID, stateOf(g), g.Slot, g.PID, ageOf(g), endOf(g), ledgerOf(g.Ledger), g.Binary, g.Config, g.Message)
 	}
 	w.Flush()
 }
 
-// account is the columns of what a generation has counted.
+// stateOf is where a generation stands, and the listeners that it has, should they be split.
+func stateOf(g supervisor.GenerationStatus) string {
+	state := string(g.State)
+	if g.Reserve {
+		state = "in reserve"
+	}
+	if len(g.Listeners) > 0 {
+		state += " " + strings.Join(g.Listeners, ",")
+	}
+	return state
+}
+
+func ageOf(g supervisor.GenerationStatus) string {
+	if g.Started.IsZero() {
+		return "-"
+	}
+	return time.Since(g.Started).Round(time.Second).String()
+}
+
+// endOf is how long its drain may still take.
+func endOf(g supervisor.GenerationStatus) string {
+	if g.Deadline.IsZero() {
+		return "-"
+	}
+	return time.Until(g.Deadline).Round(time.Second).String()
+}
+
+// ledgerOf is the columns of what a generation has counted.
 func ledgerOf(l *account.LedgerStatus) string {
 	switch {
 	case l == nil || !l.Written && l.Damage == "":
