@@ -59,7 +59,7 @@ const (
 // top draws until ctx ends. A supervisor that is being replaced does not end it: what it
 // says meanwhile is in the picture.
 func top(ctx context.Context, cmd *cobra.Command, c *admin.Client, every time.Duration, count int) error {
-	size, err := unix.IoctlGetWinsize(int(os.Stdout.Fd()), unix.TIOCGWINSZ)
+	_, err := screenSize()
 	screen := err == nil
 	if screen {
 		io.WriteString(stdout, enterScreen)
@@ -87,7 +87,8 @@ func top(ctx context.Context, cmd *cobra.Command, c *admin.Client, every time.Du
 			drawTop(&picture, before, now, at.Sub(was))
 		}
 		if screen {
-			if size, err = unix.IoctlGetWinsize(int(os.Stdout.Fd()), unix.TIOCGWINSZ); err != nil {
+			size, err := screenSize()
+			if err != nil {
 				return exitError{exitFailed, fmt.Errorf("the terminal is gone: %w", err)}
 			}
 			io.WriteString(stdout, fit(picture.String(), int(size.Row), int(size.Col)))
@@ -103,6 +104,11 @@ func top(ctx context.Context, cmd *cobra.Command, c *admin.Client, every time.Du
 			return nil
 		}
 	}
+}
+
+// screenSize is the terminal's, which may change at any time; an error if there is none.
+func screenSize() (*unix.Winsize, error) {
+	return unix.IoctlGetWinsize(int(os.Stdout.Fd()), unix.TIOCGWINSZ)
 }
 
 // fit makes a picture one for a screen of so many rows and columns.
