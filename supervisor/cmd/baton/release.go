@@ -67,17 +67,30 @@ shifts back; otherwise what the previous generation ran is released again.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return ask(cmd, func(ctx context.Context, c *admin.Client) (supervisor.Result, error) {
-				res, err := c.Rollback(ctx)
-				switch {
-				case err != nil:
-				case res.Cause != "rollback" && (res.Outcome == supervisor.RolledBack || res.Outcome == supervisor.Refused):
-					res.ExitCode = 0 // the aborted release did not pass, which is what was asked for
-				case res.Outcome != supervisor.Passed:
-					res.ExitCode = supervisor.RollbackFailed.ExitCode()
-				}
-				return res, err
+				return goBack(func() (supervisor.Result, error) { return c.Rollback(ctx) })
 			})
 		},
+	}
+}
+
+// goBack asks for a rollback, and again where that came too late for the release that it
+// was to abort. The exit code is the rollback's, whichever release the result is of.
+func goBack(rollback func() (supervisor.Result, error)) (supervisor.Result, error) {
+	for {
+		res, err := rollback()
+		if err != nil {
+			return res, err
+		}
+		own := res.Cause == "rollback"
+		switch {
+		case !own && (res.Outcome == supervisor.Passed || res.Outcome == supervisor.Inconclusive):
+			continue
+		case !own && (res.Outcome == supervisor.RolledBack || res.Outcome == supervisor.Refused):
+			res.ExitCode = 0 // it did not pass, which is what was asked for
+		case res.Outcome != supervisor.Passed && res.Outcome != supervisor.Superseded:
+			res.ExitCode = supervisor.RollbackFailed.ExitCode()
+		}
+		return res, nil
 	}
 }
 
