@@ -81,6 +81,28 @@ func TestStateThatCannotBeRead(t *testing.T) {
 	}
 }
 
+// Whatever is missing at its end, half a record is not taken for one.
+func TestStateThatIsCutOff(t *testing.T) {
+	file := In(t.TempDir())
+	st := Record{Boot: "b", NextGeneration: 7, NextRelease: 9, Previous: &Recipe{Binary: "p"}, Own: map[string]uint64{"web": 6},
+		Generations: []Generation{{ID: 6, PID: 123, State: "serving", Recipe: &Recipe{}, Cookies: map[string][]uint64{"web": {1}}}}}
+	if err := file.Save(st); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(file.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range len(whole) - 1 { // the last octet ends the line
+		if err := os.WriteFile(file.path, whole[:n], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := file.Load(); err == nil || !strings.Contains(err.Error(), "is damaged") {
+			t.Fatalf("cut off after %d of %d: %+v, %v", n, len(whole), got, err)
+		}
+	}
+}
+
 func TestStateRoundTrip(t *testing.T) {
 	file := In(t.TempDir())
 	if st, err := file.Load(); err != nil || st.NextGeneration != 1 || st.NextRelease != 1 {
