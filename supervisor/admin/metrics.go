@@ -60,13 +60,48 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
 	}
 	st := c.supervisor.Status()
-	c.collectRequests(ch, &st)
-	ready := 0.0
-	if c.supervisor.Ready() {
-		ready = 1
-	}
-	gauge(readyDesc, ready)
+	gauge(readyDesc, oneIf(c.supervisor.Ready()))
 	gauge(currentDesc, float64(st.Current))
+	for _, what := range supervisor.ProblemKinds {
+		gauge(problemDesc, oneIf(slices.ContainsFunc(st.Problems, func(p supervisor.Problem) bool { return p.What == what })), string(what))
+	}
+	collectReleases(&st, c.supervisor.Outcomes(), gauge, counter)
+	c.collectRequests(ch, &st)
+	collectFlows(&st, gauge, counter)
+	collectQueues(&st, counter)
+	collectRuns(&st, counter)
+	collectIDs(&st, gauge)
+	collectSpans(&st, counter)
+	for _, refused := range st.Guard.Refused {
+		for option, n := range refused.Options {
+			counter(refusedDesc, float64(n), strconv.Itoa(refused.Slot), option)
+		}
+	}
+	for event, n := range st.TCPOption {
+		counter(optionDesc, float64(n), event)
+	}
+}
+
+// emit hands one value on.
+type emit func(d *prometheus.Desc, v float64, labels ...string)
+
+func oneIf(so bool) float64 {
+	if so {
+		return 1
+	}
+	return 0
+}
+
+// collectReleases is what became of releases, and of generations.
+func collectReleases(st *supervisor.Status, outcomes map[supervisor.Outcome]uint64, gauge, counter emit) {
+	for _, outcome := range supervisor.AllOutcomes {
+		counter(releasesDesc, float64(outcomes[outcome]), string(outcome)) // from 0 on: a counter that begins at 1 has not grown, to Prometheus
+	}
+	if st.Last != nil {
+		for _, stage := range st.Last.Stages {
+			gauge(stageDesc, stage.Milliseconds/1000, stage.Name)
+		}
+	}
 	byState := map[supervisor.State]int{supervisor.Starting: 0, supervisor.Ready: 0, supervisor.Serving: 0, supervisor.Draining: 0}
 	for _, g := range st.Generations {
 		byState[g.State]++
@@ -74,23 +109,16 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for state, n := range byState {
 		gauge(generationsDesc, float64(n), string(state))
 	}
-	outcomes := c.supervisor.Outcomes()
-	for _, outcome := range supervisor.AllOutcomes {
-		counter(releasesDesc, float64(outcomes[outcome]), string(outcome)) // from 0 on: a counter that begins at 1 has not grown, to Prometheus
-	}
 	counter(endedDesc, float64(st.Drained.Ended))
 	counter(crashesDesc, float64(st.Drained.Crashed))
-	for _, what := range supervisor.ProblemKinds {
-		there := 0.0
-		if slices.ContainsFunc(st.Problems, func(p supervisor.Problem) bool { return p.What == what }) {
-			there = 1
-		}
-		gauge(problemDesc, there, string(what))
-	}
 	counter(cutDesc, float64(st.Drained.Cut))
 	counter(idleClosedDesc, float64(st.Drained.IdleClosed))
 	counter(halfOpenDesc, float64(st.Drained.HalfOpenLeft))
 	counter(undeclaredDesc, float64(st.Drained.Undeclared))
+}
+
+// collectFlows is the kernel's account.
+func collectFlows(st *supervisor.Status, gauge, counter emit) {
 	for _, g := range st.Generations {
 		if g.Flows == nil {
 			continue
@@ -111,40 +139,10 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 			counter(flowsDesc, float64(n), l.Name, fact)
 		}
 	}
-	collectQueues(&st, counter)
-	if st.Last != nil {
-		for _, stage := range st.Last.Stages {
-			gauge(stageDesc, stage.Milliseconds/1000, stage.Name)
-		}
-	}
-	for _, refused := range st.Guard.Refused {
-		for option, n := range refused.Options {
-			counter(refusedDesc, float64(n), strconv.Itoa(refused.Slot), option)
-		}
-	}
-	if ids := st.ConnectionIDs; ids != nil {
-		gauge(idConfigDesc, float64(ids.Encode))
-		gauge(idKeysDesc, float64(len(ids.Read)-len(ids.Retiring)), "in_file")
-		gauge(idKeysDesc, float64(len(ids.Retiring)), "retiring")
-		refused := 0.0
-		if ids.Problem != "" {
-			refused = 1
-		}
-		gauge(idRefusedDesc, refused)
-	}
-	for event, n := range st.TCPOption {
-		counter(optionDesc, float64(n), event)
-	}
-	for result, n := range map[string]uint64{"exported": st.Spans.Export.Exported, "failed": st.Spans.Export.Failed, "dropped": st.Spans.Export.Dropped} {
-		counter(exportDesc, float64(n), result)
-	}
-	for result, n := range map[string]uint64{"kept": st.Spans.Store.Kept, "failed": st.Spans.Store.Failed, "dropped": st.Spans.Store.Dropped} {
-		counter(storeDesc, float64(n), result)
-	}
-	for result, n := range map[string]uint64{"kept": st.Spans.Received.Kept, "sampled_out": st.Spans.Received.Sampled, "invalid": st.Spans.Received.Invalid} {
-		counter(intakeDesc, float64(n), result)
-	}
-	counter(refusalsDesc, float64(st.Spans.Received.Refused))
+}
+
+// collectRuns is what the steering program has chosen.
+func collectRuns(st *supervisor.Status, counter emit) {
 	runsOf := map[[2]string]uint64{}
 	for _, l := range st.Listeners {
 		for reason, n := range l.Runs {
@@ -171,4 +169,30 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for reason, n := range nobody {
 		counter(slotRunsDesc, float64(n), "none", reason)
 	}
+}
+
+// collectIDs is the keys of connection IDs, where any has ever been known.
+func collectIDs(st *supervisor.Status, gauge emit) {
+	ids := st.ConnectionIDs
+	if ids == nil {
+		return
+	}
+	gauge(idConfigDesc, float64(ids.Encode))
+	gauge(idKeysDesc, float64(len(ids.Read)-len(ids.Retiring)), "in_file")
+	gauge(idKeysDesc, float64(len(ids.Retiring)), "retiring")
+	gauge(idRefusedDesc, oneIf(ids.Problem != ""))
+}
+
+// collectSpans is what became of spans, on each of their ways.
+func collectSpans(st *supervisor.Status, counter emit) {
+	for result, n := range map[string]uint64{"exported": st.Spans.Export.Exported, "failed": st.Spans.Export.Failed, "dropped": st.Spans.Export.Dropped} {
+		counter(exportDesc, float64(n), result)
+	}
+	for result, n := range map[string]uint64{"kept": st.Spans.Store.Kept, "failed": st.Spans.Store.Failed, "dropped": st.Spans.Store.Dropped} {
+		counter(storeDesc, float64(n), result)
+	}
+	for result, n := range map[string]uint64{"kept": st.Spans.Received.Kept, "sampled_out": st.Spans.Received.Sampled, "invalid": st.Spans.Received.Invalid} {
+		counter(intakeDesc, float64(n), result)
+	}
+	counter(refusalsDesc, float64(st.Spans.Received.Refused))
 }

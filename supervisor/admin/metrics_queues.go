@@ -20,7 +20,7 @@ var (
 	queueDescs = []*prometheus.Desc{droppedDesc, sinkDesc, queueDesc, movedDesc, namespaceDesc}
 )
 
-func collectQueues(st *supervisor.Status, counter func(d *prometheus.Desc, v float64, labels ...string)) {
+func collectQueues(st *supervisor.Status, counter emit) {
 	named, sinks := map[string]bool{}, map[string]uint64{}
 	for _, l := range st.Listeners {
 		if !named[l.Name] { // one that moves is there twice
