@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"os/signal"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/proxy/contract"
@@ -70,6 +72,10 @@ over; so does systemctl restart, by the unit in deploy/systemd.`,
 
 func run(ctx context.Context, path string, unsteered, replace bool) error {
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
+	// What whoever started this has left open is for no generation.
+	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("keep inherited descriptors from generations: %w", err)
+	}
 	// Before anything that takes time: a signal that comes early is not lost.
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR2)
