@@ -14,6 +14,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/baton-mesh/baton/tests/need"
 )
@@ -73,6 +74,10 @@ func sweep(tmp, bpffs string) {
 	}
 }
 
+// settled is how old a place must be: that its process is not seen may mean that it is in
+// another PID namespace, and no test lasts so long.
+const settled = 2 * time.Hour
+
 // left are the places in a directory that belong to a process which is gone. What has no
 // name as [ours] gives it is somebody else's.
 func left(in, prefix string) (all []string) {
@@ -81,6 +86,9 @@ func left(in, prefix string) (all []string) {
 	for _, e := range entries {
 		of := name.FindStringSubmatch(e.Name())
 		if of == nil {
+			continue
+		}
+		if info, err := e.Info(); err != nil || time.Since(info.ModTime()) < settled {
 			continue
 		}
 		if pid, err := strconv.Atoi(of[1]); err == nil && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 )
 
 // What a process has left that is gone is taken away, with what its supervisor had
@@ -41,7 +42,16 @@ func TestSweep(t *testing.T) {
 		if err := os.MkdirAll(filepath.Join(path, "inside"), 0o755); err != nil {
 			t.Fatal(err)
 		}
+		old := time.Now().Add(-2 * settled)
+		if err := os.Chtimes(path, old, old); err != nil {
+			t.Fatal(err)
+		}
 	}
+	young := filepath.Join(tmp, fmt.Sprintf("baton-t%d-2", dead)) // of another PID namespace, perhaps
+	if err := os.Mkdir(young, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	stays = append(stays, young)
 	sweep(tmp, bpffs)
 	for _, path := range stays {
 		if _, err := os.Stat(path); err != nil {
