@@ -53,6 +53,7 @@ func TestSupervisorKilledWhileItAdopts(t *testing.T) {
 			t.Errorf("listener %s is of generation %d, want %d", l.Name, l.Generation, max(want, 1))
 		}
 	}
+	node.Eventually(t, "the candidate, which had half of edge, is gone", func() bool { return len(status(t, n).Generations) == 2 })
 	if res, err := n.ReleaseOf(t.Context(), file, "50%,100%", "edge"); err != nil || res.ExitCode != 0 {
 		t.Errorf("a release afterwards: %+v, %v", res, err)
 	}
