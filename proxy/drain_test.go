@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/baton-mesh/baton/proxy"
 	"github.com/baton-mesh/baton/proxy/config"
 	"github.com/baton-mesh/baton/proxy/listener"
 )
@@ -69,10 +71,33 @@ func TestIdleConnectionIsToldOnItsNextResponse(t *testing.T) {
 	}
 	eventually(t, "idle", func() bool { return n.Counts()[listener.Idle] == 1 })
 	n.stop()
-	if !n.told("STATUS=draining: 1 idle") {
-		t.Errorf("the supervisor was told %q", n.states)
-	}
+	eventually(t, "it says what is left", func() bool { return n.told("STATUS=draining: 1 idle") })
 	// Still there, and served.
+	c.get("/")
+	if res, body := c.response(); !res.Close || body != "hello" {
+		t.Errorf("close %t, body %q; want to be told to close, and hello", res.Close, body)
+	}
+	c.ended()
+	n.drained(nothing)
+}
+
+// A supervisor that is stopped reads nothing: its queue is full at some time, and whoever
+// tells it something waits. The drain does not.
+func TestSupervisorThatDoesNotRead(t *testing.T) {
+	silent := func(o *proxy.Options) {
+		o.Notify = func(ctx context.Context, state ...string) error {
+			if state[0] == "READY=1" {
+				return nil
+			}
+			<-ctx.Done()
+			return ctx.Err()
+		}
+	}
+	n := startWith(t, silent, origin(t, hello), "")
+	c := dial(t, n.web)
+	c.get("/")
+	c.response()
+	n.stop()
 	c.get("/")
 	if res, body := c.response(); !res.Close || body != "hello" {
 		t.Errorf("close %t, body %q; want to be told to close, and hello", res.Close, body)

@@ -143,7 +143,7 @@ func startOn(t testing.TB, socket func(name string) net.Listener, options func(*
 		c(cfg)
 	}
 	n := &node{t: t, sockets: make(map[string]net.Listener), done: make(chan struct{})}
-	opts := proxy.Options{Generation: 7, Notify: func(state ...string) error {
+	opts := proxy.Options{Generation: 7, Notify: func(_ context.Context, state ...string) error {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		n.states = append(n.states, strings.Join(state, "\n"))

@@ -47,8 +47,9 @@ type Options struct {
 	// Ledger gets the account of every connection and request. Nil keeps none.
 	// Stays the caller's, and open: a request that Run has cut may still end.
 	Ledger *ledger.Writer
-	// Notify tells the supervisor how far the generation is. Defaults to nobody.
-	Notify func(state ...string) error
+	// Notify tells the supervisor how far the generation is, and may wait until the
+	// context is done. Defaults to nobody.
+	Notify func(ctx context.Context, state ...string) error
 }
 
 // Generation is one run of the proxy.
@@ -71,7 +72,7 @@ func New(cfg *config.Config, opts Options) (*Generation, error) {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
 	if opts.Notify == nil {
-		opts.Notify = func(...string) error { return nil }
+		opts.Notify = func(context.Context, ...string) error { return nil }
 	}
 	g := &Generation{
 		opts:      opts,

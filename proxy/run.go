@@ -31,18 +31,19 @@ func (g *Generation) Run(ctx context.Context, lastCall <-chan struct{}) listener
 	for _, s := range g.datagrams {
 		s.Start()
 	}
-	g.notify("READY=1", "STATUS=serving")
+	g.notify(ctx, "READY=1", "STATUS=serving")
 	g.opts.Log.Info("ready", "generation", g.opts.Generation)
 
 	<-ctx.Done()
-	tally := g.drain(lastCall)
+	says := g.newTeller()
+	tally := g.drain(says, lastCall)
 	g.opts.Ledger.Settle(settleTime)
 
 	for _, u := range g.upstreams {
 		u.Close()
 	}
 	g.opts.Log.Info("drained", "generation", g.opts.Generation, "cut", tally.Cut, "idle_closed", tally.IdleClosed)
-	g.notify("STOPPING=1", "STATUS=drained",
+	says.end("STOPPING=1", "STATUS=drained",
 		fmt.Sprintf("%s=%d", contract.NotifyCut, tally.Cut),
 		fmt.Sprintf("%s=%d", contract.NotifyIdleClosed, tally.IdleClosed))
 	return tally
@@ -53,13 +54,13 @@ func (g *Generation) Run(ctx context.Context, lastCall <-chan struct{}) listener
 // Responses of HTTP/1 that begin from now on end their connection, and clients
 // of HTTP/2 are asked to end theirs. Nothing is closed under a client before the
 // last call.
-func (g *Generation) drain(lastCall <-chan struct{}) listener.Tally {
+func (g *Generation) drain(says *teller, lastCall <-chan struct{}) listener.Tally {
 	g.draining.Store(true)
 	all := g.flows()
 	for _, f := range all {
 		f.Drain(g.window())
 	}
-	g.notifyDraining()
+	says.where(g.Counts())
 	empty := make(chan struct{})
 	go func() {
 		for _, f := range all {
@@ -90,14 +91,14 @@ func (g *Generation) drain(lastCall <-chan struct{}) listener.Tally {
 			g.lastCall() // frees the sockets that stay open to the end
 			return g.tally()
 		case <-status.C:
-			g.notifyDraining()
+			says.where(g.Counts())
 			continue
 		case <-lastCall:
 		case <-deadline.C:
 		}
 		left := g.Counts()
 		g.opts.Log.Warn("last call", "generation", g.opts.Generation, "left", left.String())
-		g.notify("STOPPING=1", "STATUS=last call: "+left.String())
+		says.word("STOPPING=1", "STATUS=last call: "+left.String())
 		g.lastCall()
 		return g.tally()
 	}
@@ -135,14 +136,10 @@ func (g *Generation) tally() (sum listener.Tally) {
 	return sum
 }
 
-func (g *Generation) notifyDraining() {
-	g.notify("STOPPING=1", "STATUS=draining: "+g.Counts().String())
-}
-
 // notify tells the supervisor. One that does not listen costs us nothing: what
 // we owe is to the clients.
-func (g *Generation) notify(state ...string) {
-	if err := g.opts.Notify(state...); err != nil {
+func (g *Generation) notify(ctx context.Context, state ...string) {
+	if err := g.opts.Notify(ctx, state...); err != nil {
 		g.opts.Log.Warn("notify", "error", err)
 	}
 }

@@ -1,6 +1,8 @@
 package contract
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -10,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -149,7 +152,7 @@ func TestNotify(t *testing.T) {
 		}
 		defer conn.Close()
 		t.Setenv(EnvNotifySocket, name)
-		if err := Notify("READY=1", "STATUS=serving"); err != nil {
+		if err := Notify(t.Context(), "READY=1", "STATUS=serving"); err != nil {
 			t.Fatal(err)
 		}
 		b := make([]byte, 100)
@@ -158,17 +161,40 @@ func TestNotify(t *testing.T) {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
 		for _, bad := range []string{"STATUS=a\nREADY=1", "ready"} {
-			if Notify(bad) == nil {
+			if Notify(t.Context(), bad) == nil {
 				t.Errorf("%q was accepted", bad)
 			}
 		}
 	}
 	for name, ok := range map[string]bool{"": true, "relative": false, "/nowhere/notify": false} {
 		t.Setenv(EnvNotifySocket, name)
-		if err := Notify("READY=1"); (err == nil) != ok {
+		if err := Notify(t.Context(), "READY=1"); (err == nil) != ok {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
+}
+
+// A manager that does not read: who notifies waits, and no longer than he says.
+func TestNotifyIsNotReadByAnybody(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "notify")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	t.Setenv(EnvNotifySocket, name)
+	for range 1 << 16 {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		err := Notify(ctx, "STATUS=serving")
+		cancel()
+		if err != nil {
+			if !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Error(err)
+			}
+			return
+		}
+	}
+	t.Error("its queue is never full")
 }
 
 func TestReadConfig(t *testing.T) {

@@ -1,16 +1,19 @@
 package contract
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
 	"strings"
+	"time"
 )
 
 // Notify sends assignments such as READY=1 to the service manager, in one
 // datagram so that they are seen together. Without NOTIFY_SOCKET nobody asked,
-// and it does nothing.
-func Notify(state ...string) error {
+// and it does nothing. Where the manager does not read, it waits until ctx is done: the
+// socket's queue has room for net.unix.max_dgram_qlen datagrams, usually ten.
+func Notify(ctx context.Context, state ...string) error {
 	name := os.Getenv(EnvNotifySocket)
 	if name == "" {
 		return nil
@@ -29,6 +32,8 @@ func Notify(state ...string) error {
 		return fmt.Errorf("notify: %w", err)
 	}
 	defer conn.Close()
+	done := context.AfterFunc(ctx, func() { conn.SetWriteDeadline(time.Now()) })
+	defer done()
 	if _, err := conn.Write([]byte(strings.Join(state, "\n"))); err != nil {
 		return fmt.Errorf("notify: %w", err)
 	}

@@ -24,6 +24,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -52,7 +53,7 @@ const liar = "liar"
 
 func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == liar {
-		if err := contract.Notify("READY=1"); err != nil {
+		if err := contract.Notify(context.Background(), "READY=1"); err != nil {
 			fmt.Fprintln(os.Stderr, "liar:", err)
 			os.Exit(1)
 		}

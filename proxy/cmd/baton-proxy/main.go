@@ -76,7 +76,7 @@ func main() {
 	case "run":
 		if err = run(*file, level); err != nil {
 			// What the supervisor shows as the reason of the release's failure.
-			contract.Notify("STATUS=" + strings.ReplaceAll(err.Error(), "\n", "; "))
+			contract.Notify(context.Background(), "STATUS="+strings.ReplaceAll(err.Error(), "\n", "; "))
 		}
 	case "check":
 		_, err = build(*file, proxy.Options{})

@@ -71,7 +71,7 @@ func balance(ctx context.Context, path string) error {
 	ids := idkeys.New(idkeys.Options{File: conf.ConnectionIDs.KeyFile, Log: log})
 	b, program, err := newBalancer(conf, path, log, ids, func() {
 		log.Info("balancing", "vips", len(conf.Balancer.VIPs), "reals", len(conf.Balancer.Reals), "admin", conf.Admin.Socket)
-		if err := contract.Notify("READY=1"); err != nil {
+		if err := contract.Notify(ctx, "READY=1"); err != nil {
 			log.Warn("tell the service manager", "error", err)
 		}
 	})

@@ -117,7 +117,7 @@ func run(ctx context.Context, path string, unsteered, replace bool) error {
 		Config: conf, ConfigPath: path, Log: log, Version: version, Unsteered: unsteered, Reached: reached,
 		Serving: func() {
 			log.Info("serving", "listeners", len(conf.Listeners), "admin", conf.Admin.Socket)
-			if err := contract.Notify("READY=1"); err != nil {
+			if err := contract.Notify(ctx, "READY=1"); err != nil {
 				log.Warn("tell the service manager", "error", err)
 			}
 		},
