@@ -16,6 +16,10 @@ const (
 	// acceptWait bounds the wait for the generation to accept what is queued. One
 	// that is at its max_connections accepts nothing until it is told to stop.
 	acceptWait = 3 * time.Second
+	// hearMost bounds the wait for a generation to say that it has heard that it is to
+	// stop; hearPoll is how often it is asked.
+	hearMost = time.Second
+	hearPoll = 10 * time.Millisecond
 	// queuePoll is how often the queues are read; a reading takes some 50 µs.
 	queuePoll = 5 * time.Millisecond
 	// lastCallMost and lastCallAnswer bound how long before the deadline a
@@ -103,15 +107,17 @@ func (s *Supervisor) drain(g *generation, timeout time.Duration, traced *tracedE
 		ending.end.Reset(0) // the wait for the queues has seen the end, which two may wait for
 	}
 	// A second SIGTERM would be the last call: that a generation has been told is
-	// on record before it is, and the next supervisor does not tell it again.
-	if !told {
-		g.toldAt = time.Now()
+	// on record before it is, and the next supervisor does not tell it again. Nor do we,
+	// where the end of the supervisor drains one that is draining.
+	tell := !told && !g.signalled
+	if tell {
+		g.toldAt, g.signalled = time.Now(), true
 	}
 	g.told = true
 	s.note()
 	s.reached("stop noted")
 	s.mu.Unlock()
-	if !told && g.process.Signal(syscall.SIGTERM) != nil {
+	if tell && g.process.Signal(syscall.SIGTERM) != nil {
 		return // it has ended
 	}
 	s.reached("stop told")
@@ -132,6 +138,10 @@ func (s *Supervisor) drain(g *generation, timeout time.Duration, traced *tracedE
 			ending.over(g, min(ending.goodbye, time.Until(g.deadline)))
 			s.mu.Unlock()
 		case <-ending.lastCall.C:
+			if s.unheard(g) {
+				ending.lastCall.Reset(hearPoll)
+				continue
+			}
 			traced.note(trace.EventLastCall)
 			g.process.Signal(syscall.SIGTERM)
 		case <-ending.end.C:
@@ -140,6 +150,15 @@ func (s *Supervisor) drain(g *generation, timeout time.Duration, traced *tracedE
 			return
 		}
 	}
+}
+
+// unheard reports that a generation of ours was told to stop a moment ago and has not
+// said so yet. Of two signals that follow each other so closely the process may see one,
+// and the other was to be the last call.
+func (s *Supervisor) unheard(g *generation) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !g.leftover() && g.recipe.config.Proxy.Baton && !g.stops && time.Since(g.toldAt) < hearMost
 }
 
 // dropSpare makes sure that no new flow falls back to a generation that is

@@ -135,6 +135,8 @@ type generation struct {
 	endsIn       oteltrace.SpanContext // the release whose trace has its end
 	endTraced    bool                  // somebody records it
 	toldAt       time.Time
+	signalled    bool // told by this supervisor
+	stops        bool // by its own word: it has heard it
 	exit         string
 	ended        *Ending // nil: it is not forgotten yet
 	harmedBefore uint64  // flows of a candidate, before it was given any: probes that failed

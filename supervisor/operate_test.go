@@ -87,6 +87,46 @@ func TestPausedReleaseEnds(t *testing.T) {
 	}
 }
 
+// A rollback ends the last probe of a candidate, too: that this had no answer is not held
+// against the candidate.
+func TestRollbackDuringTheLastProbe(t *testing.T) {
+	n := serve(t, conf(t, "serve"))
+	n.s.patience.Store(int64(time.Minute))
+	r, err := n.enqueue(n.like("never-accept", func(c *config.Config) {
+		c.Release.DrainTimeout, c.Release.Verify.Window = time.Second, time.Millisecond
+	}), Request{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is asked for the last time", func() bool {
+		n.s.mu.Lock()
+		defer n.s.mu.Unlock()
+		return r.candidate != nil && r.candidate.dialed.on("web") > probesEach
+	})
+	if _, err := n.s.Rollback(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if res := n.ended(r); res.Outcome != RolledBack || res.Reason != "verify: rollback was asked for" || res.Verdict != nil {
+		t.Errorf("%+v, %+v", res, res.Verdict)
+	}
+}
+
+// Who has ended counts for no cap, though it is not forgotten yet.
+func TestRoomOfWhoHasEnded(t *testing.T) {
+	gone, serves := &generation{id: 1, state: Gone}, &generation{id: 2, state: Serving}
+	gone.dead.Store(true)
+	s := &Supervisor{generations: []*generation{gone, serves}}
+	most := func(n int) *release {
+		return &release{recipe: &recipe{config: &config.Config{Release: config.Release{MaxGenerations: n}}}}
+	}
+	if err := s.makeRoom(t.Context(), most(2)); err != nil {
+		t.Error(err)
+	}
+	if err := s.makeRoom(t.Context(), most(1)); err == nil {
+		t.Error("there is no room, and nobody drains")
+	}
+}
+
 // A drain's end is brought forward; who does not drain is refused in words.
 func TestDrainIsBroughtForward(t *testing.T) {
 	n := serve(t, conf(t, "serve", func(c *config.Config) { c.Release.DrainTimeout = time.Minute }))

@@ -164,6 +164,13 @@ func generationMain(how string) {
 			for range stop {
 			}
 		}()
+	case "counts-signals":
+		notify("READY=1")
+		for _, l := range listeners {
+			go server.Serve(l)
+		}
+		countSignals(stop)
+		return
 	case "gentle":
 		notify("READY=1")
 		serveGently(server, listeners, stop)
@@ -179,6 +186,24 @@ func generationMain(how string) {
 	}
 	<-stop
 	server.Shutdown(context.Background())
+}
+
+// countSignals ends a second after the first signal, and leaves a line for each.
+func countSignals(stop <-chan os.Signal) {
+	f, err := os.OpenFile(filepath.Join(filepath.Dir(os.Getenv(contract.EnvNotifySocket)), "signals"), os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		os.Exit(97)
+	}
+	<-stop
+	fmt.Fprintln(f, "TERM")
+	for over := time.After(time.Second); ; {
+		select {
+		case <-stop:
+			fmt.Fprintln(f, "TERM")
+		case <-over:
+			return
+		}
+	}
 }
 
 // serveGently ends without Server.Shutdown, which drops a request that it has

@@ -78,12 +78,15 @@ func (s *Supervisor) makeRoom(ctx context.Context, r *release) error {
 	for {
 		s.mu.Lock()
 		var oldest *generation
+		live := 0
 		for _, g := range s.generations {
+			if g.alive() { // what has ended is about to be forgotten
+				live++
+			}
 			if g.state == Draining && (oldest == nil || g.id < oldest.id) {
 				oldest = g
 			}
 		}
-		live := len(s.generations)
 		s.mu.Unlock()
 		if live < most {
 			return nil
@@ -277,6 +280,7 @@ func inheritedEnv() []string {
 func (s *Supervisor) heard(g *generation, fields map[string]string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	g.stops = g.stops || fields["STOPPING"] == "1"
 	if text, ok := fields["STATUS"]; ok {
 		g.message = text
 	}

@@ -76,6 +76,9 @@ func (w *watch) step(ctx context.Context, p *portion, resumed <-chan struct{}) e
 		case <-tick.C:
 		case err := <-w.asking:
 			w.asking = nil
+			if ctx.Err() != nil { // it is not the candidate's that there was no answer
+				return context.Cause(ctx)
+			}
 			w.Asked(err)
 		case <-resumed:
 			resumed, end, over = nil, time.Now(), true
@@ -150,6 +153,9 @@ func (w *watch) probe(ctx context.Context) {
 func (w *watch) final(ctx context.Context) error {
 	for w.Hears() {
 		err := w.s.askEach(ctx, w.candidate)
+		if ctx.Err() != nil { // it is not the candidate's that there was no answer
+			return context.Cause(ctx)
+		}
 		w.Asked(err)
 		if err == nil {
 			break
