@@ -8,7 +8,8 @@ import (
 
 // hearingTime is how long a generation of baton-proxy that has been told to stop
 // may take to close its listening sockets, which it does before anything else. It
-// counts from the record, so that supervisors that die in turn do not begin it anew.
+// counts from the record, so that supervisors that die in turn do not begin it anew; but
+// hearMost it has in any case, for on a slow disk the record is older than the signal.
 const hearingTime = 2 * time.Second
 
 // wasTold reports whether a generation that was to be told to stop has been: its
@@ -20,7 +21,7 @@ func (s *Supervisor) wasTold(g *generation) bool {
 	if len(g.stood) == 0 || !g.recipe.config.Proxy.Baton {
 		return true
 	}
-	over := time.NewTimer(max(hearingTime-time.Since(g.toldAt), 0))
+	over := time.NewTimer(max(hearingTime-time.Since(g.toldAt), hearMost))
 	defer over.Stop()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
