@@ -67,9 +67,9 @@ foreign: build ## Node.js, gunicorn and Go's net/http released 50 times under ke
 	@tests/install $(TEST_PACKAGES)
 	BATON_RELEASES=50 go test -count=1 -timeout 1h -v ./tests/foreign
 
-systemd: build ## the unit in deploy/systemd under a systemd that is PID 1 of its own namespaces, under load (root)
+systemd: build ## the units in deploy/systemd under a systemd that is PID 1 of its own namespaces, under load; what its store of descriptors costs (root, three minutes)
 	@tests/install $(TEST_PACKAGES)
-	go test -count=1 -timeout 10m -v ./tests/systemd
+	BATON_TEST_STORE=1 go test -count=1 -timeout 10m -v ./tests/systemd
 
 jaeger: build ## build Jaeger in a module of its own and show it a release (root, network, ten minutes)
 	BATON_TEST_JAEGER=1 go test -count=1 -timeout 1h -run TestJaegerShowsARelease -v ./tests/receivers

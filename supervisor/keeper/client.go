@@ -38,6 +38,8 @@ type Client struct {
 	mu    sync.Mutex
 	conn  *net.UnixConn
 	pidfd int // of the process that answers
+
+	managed bool // what has answered will be started again by others, see [message]
 }
 
 // A keeper does nothing that takes long; who asks for everything cannot do without
@@ -48,7 +50,7 @@ var (
 )
 
 // startTimeout bounds the wait for a keeper that was started.
-const startTimeout = 10 * time.Second
+var startTimeout = 10 * time.Second
 
 // pingEvery is how often [Watch] asks whether the keeper answers.
 const pingEvery = time.Second
@@ -221,6 +223,7 @@ func (c *Client) askWithin(d time.Duration, m message, fds []int, all map[string
 			c.conn.Close()
 			return errors.New("the keeper gives other descriptors than it names")
 		}
+		c.managed = answer.Managed
 		for i, name := range answer.Names {
 			all[name] = got[i]
 		}

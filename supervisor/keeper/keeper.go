@@ -26,6 +26,9 @@ const Version = 1
 // ErrProtocol says that the other end speaks another version.
 var ErrProtocol = errors.New("the keeper and its owner are of different versions")
 
+// ErrAnswers says that there is a keeper already.
+var ErrAnswers = errors.New("a keeper answers")
+
 // batch is how many descriptors one message carries; the kernel takes 253
 // (SCM_MAX_FD, include/net/scm.h).
 const batch = 128
@@ -35,10 +38,11 @@ const maxMessage = 64 << 10
 
 type message struct {
 	Version int      `json:"version"`
-	Op      string   `json:"op,omitempty"`    // of a request: put, drop, all, quit
-	Names   []string `json:"names,omitempty"` // a descriptor for each, but in drop
-	Error   string   `json:"error,omitempty"` // of an answer
-	More    bool     `json:"more,omitempty"`  // another answer to the same request follows
+	Op      string   `json:"op,omitempty"`      // of a request: put, drop, all, quit
+	Names   []string `json:"names,omitempty"`   // a descriptor for each, but in drop
+	Error   string   `json:"error,omitempty"`   // of an answer
+	More    bool     `json:"more,omitempty"`    // another answer to the same request follows
+	Managed bool     `json:"managed,omitempty"` // of an answer: a service manager starts the next one, should this one end
 }
 
 func send(c *net.UnixConn, m message, fds []int) error {

@@ -1,8 +1,10 @@
 package keeper
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"slices"
@@ -10,16 +12,33 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/baton-mesh/baton/proxy/contract"
 )
 
 // Serve keeps descriptors for whoever asks at the Unix socket path, until it is
 // told to quit. It refuses a path where another keeper answers.
-func Serve(path string) error {
+func Serve(path string) error { return serve(path, func(*server) error { return nil }) }
+
+// ServeStored is Serve for a service: it keeps a copy of everything with the service
+// manager, takes back what a keeper that was killed has left there, and says when it is
+// ready. told hears of a manager that does not keep what it should; nil: it does again.
+func ServeStored(path string, told func(error)) error {
+	return serve(path, func(s *server) (err error) {
+		if s.store, err = openStore(&s.mu, s.table, told); err != nil {
+			return err
+		}
+		return contract.Notify(context.Background(), "READY=1")
+	})
+}
+
+// serve is Serve that calls begin when it listens.
+func serve(path string, begin func(*server) error) error {
 	c, err := net.DialUnix("unixpacket", nil, address(path))
 	switch {
 	case err == nil:
 		c.Close()
-		return fmt.Errorf("a keeper answers at %s already", path)
+		return fmt.Errorf("%w at %s", ErrAnswers, path)
 	case !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, os.ErrNotExist):
 		return fmt.Errorf("a keeper listens at %s already: %w", path, err) // and has no time
 	}
@@ -34,7 +53,11 @@ func Serve(path string) error {
 		return err
 	}
 	l.SetUnlinkOnClose(false) // quit does
-	s := &server{held: map[string]int{}, listener: l}
+	s := &server{table: newTable(), listener: l}
+	if err := begin(s); err != nil {
+		l.Close()
+		return err
+	}
 	// What is held must not end because one connection cannot be had, for want of
 	// descriptors or memory.
 	for pause := minPause; ; {
@@ -67,9 +90,11 @@ func address(path string) *net.UnixAddr { return &net.UnixAddr{Name: path, Net: 
 type server struct {
 	listener *net.UnixListener
 
-	mu   sync.Mutex
-	held map[string]int
-	quit bool // nobody is answered any more
+	store *store // nil: there is none
+
+	mu    sync.Mutex
+	table *table
+	quit  bool // nobody is answered any more
 }
 
 func (s *server) answer(c *net.UnixConn) {
@@ -100,51 +125,72 @@ func (s *server) do(c *net.UnixConn, m message, fds []int) error {
 		closeAll(fds)
 		return net.ErrClosed
 	}
-	c.SetWriteDeadline(time.Now().Add(sendTimeout))
 	switch {
 	case m.Op == "put" && len(m.Names) == len(fds):
 		for i, name := range m.Names {
-			if old, ok := s.held[name]; ok {
-				unix.Close(old)
-			}
-			s.held[name] = fds[i]
+			s.table.put(name, fds[i])
 		}
-		return send(c, message{}, nil)
+		if s.store != nil {
+			s.store.ask() // and nobody waits: what was sent arrives, whoever dies
+		}
+		return s.send(c, message{}, nil)
 	case m.Op == "drop" && len(fds) == 0:
 		for _, name := range m.Names {
-			if fd, ok := s.held[name]; ok {
-				unix.Close(fd)
-				delete(s.held, name)
-			}
+			s.table.drop(name)
 		}
-		return send(c, message{}, nil)
+		if len(m.Names) > 0 {
+			s.awaitStore()
+		}
+		return s.send(c, message{}, nil)
 	case m.Op == "all" && len(fds) == 0:
 		return s.all(c)
 	case m.Op == "quit" && len(fds) == 0:
 		s.quit = true
+		for name := range s.table.names {
+			s.table.drop(name)
+		}
+		s.awaitStore()
 		os.Remove(s.listener.Addr().String()) // before who asked goes on: another may listen there then
-		err := send(c, message{}, nil)
+		err := s.send(c, message{}, nil)
 		s.listener.Close() // ends Serve
 		return err
 	}
 	closeAll(fds)
-	return send(c, message{Error: fmt.Sprintf("%q with %d names and %d descriptors is no request", m.Op, len(m.Names), len(fds))}, nil)
+	return s.send(c, message{Error: fmt.Sprintf("%q with %d names and %d descriptors is no request", m.Op, len(m.Names), len(fds))}, nil)
+}
+
+// awaitStore returns when the store is what the table was, or after storeTimeout. s.mu is
+// not held meanwhile.
+func (s *server) awaitStore() {
+	if s.store == nil {
+		return
+	}
+	done := s.store.ask()
+	s.mu.Unlock()
+	defer s.mu.Lock()
+	select {
+	case <-done:
+	case <-time.After(storeTimeout):
+	}
+}
+
+// send answers. s.mu is held, and nobody else is answered meanwhile.
+func (s *server) send(c *net.UnixConn, m message, fds []int) error {
+	c.SetWriteDeadline(time.Now().Add(sendTimeout))
+	m.Managed = s.store != nil
+	return send(c, m, fds)
 }
 
 func (s *server) all(c *net.UnixConn) error {
-	names := make([]string, 0, len(s.held))
-	for name := range s.held {
-		names = append(names, name)
-	}
-	slices.Sort(names)
+	names := slices.Sorted(maps.Keys(s.table.names))
 	for part := range slices.Chunk(names, batch) {
 		fds := make([]int, len(part))
 		for i, name := range part {
-			fds[i] = s.held[name]
+			fds[i] = s.table.names[name].fd
 		}
-		if err := send(c, message{Names: part, More: true}, fds); err != nil {
+		if err := s.send(c, message{Names: part, More: true}, fds); err != nil {
 			return err
 		}
 	}
-	return send(c, message{}, nil)
+	return s.send(c, message{}, nil)
 }

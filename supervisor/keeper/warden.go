@@ -26,8 +26,10 @@ type Warden struct {
 	client *Client        // nil: there is none
 	held   map[string]int // our descriptors of what it has
 	closed bool
-	stop   chan struct{}
-	watch  sync.WaitGroup
+	// managed says that the last one was a service manager's, who starts the next one.
+	managed bool
+	stop    chan struct{}
+	watch   sync.WaitGroup
 }
 
 // Open finds the keeper of an earlier supervisor, and what it holds, or
@@ -44,6 +46,7 @@ func Open(runtimeDir string, lost func(error)) (k *Warden, left map[string]int, 
 			}
 			lost(err)
 		}
+		k.managed = client.managed
 	}
 	if err != nil {
 		if client, err = Start(k.path); err != nil {
@@ -96,28 +99,65 @@ func (k *Warden) another() error {
 		k.client.Close()
 		k.client = nil
 	}
-	closed := k.closed
+	closed, managed := k.closed, k.managed
 	k.mu.Unlock()
 	if closed {
-		return errors.New("the supervisor ends")
+		return errEnds
 	}
-	client, err := Start(k.path)
+	client, err := k.next(managed)
 	if err != nil {
 		return err
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.closed {
-		client.Quit() // nobody else knows of it
+		if !managed {
+			client.Quit() // nobody else knows of it
+		}
 		client.Close()
-		return errors.New("the supervisor ends")
+		return errEnds
 	}
-	if err := client.Put(k.held); err != nil {
+	if err := k.fill(client); err != nil {
 		return giveUp(client, err)
 	}
-	k.client = client
+	k.client, k.managed = client, client.managed
 	k.lost(nil)
 	return nil
+}
+
+var errEnds = errors.New("the supervisor ends")
+
+// next is the keeper after one that has ended: the service manager's, if it was that one's,
+// and comes in time; else one of our own.
+func (k *Warden) next(managed bool) (*Client, error) {
+	for deadline := time.Now().Add(startTimeout); managed && time.Now().Before(deadline); {
+		if client, err := Connect(k.path); err == nil {
+			return client, nil
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-k.stop:
+			return nil, errEnds
+		}
+	}
+	return Start(k.path)
+}
+
+// fill makes a keeper hold what it should, and nothing else: one that a manager has started
+// has what the one before had, which may have been told to drop some of it meanwhile.
+func (k *Warden) fill(client *Client) error {
+	has, err := client.All()
+	if err != nil {
+		return err
+	}
+	var drop []string
+	for name, fd := range has {
+		unix.Close(fd)
+		if _, held := k.held[name]; !held {
+			drop = append(drop, name)
+		}
+	}
+	return errors.Join(client.Drop(drop), client.Put(k.held))
 }
 
 // failed is for a keeper that has not done what it was asked to: replace gives the
@@ -185,6 +225,9 @@ func (k *Warden) Forget(left map[string]int) {
 func (k *Warden) Close(leave bool) {
 	k.mu.Lock()
 	k.closed = true
+	if k.client == nil && k.managed && !leave { // it comes back with what was dropped
+		k.client, _ = k.next(true)
+	}
 	if k.client != nil {
 		if !leave {
 			k.client.Quit()

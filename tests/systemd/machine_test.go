@@ -26,9 +26,9 @@ type machine struct {
 	pid int // of systemd, as this process sees it
 }
 
-// boot starts a machine with the units of deploy/systemd and the binaries that are
-// under test where those look for them.
-func boot(t *testing.T) *machine {
+// boot starts a machine with units of deploy/systemd, and the binaries that are under test
+// where those look for them.
+func boot(t *testing.T, shipped ...string) *machine {
 	t.Helper()
 	need.Root(t, "it makes namespaces and mounts")
 	_, err := os.Stat(manager)
@@ -36,8 +36,15 @@ func boot(t *testing.T) *machine {
 	_, own := need.Cgroup2(t)
 	built, dir := node.Build(t), scratch.Dir(t)
 	units := filepath.Join(dir, "units")
-	for _, from := range []string{"testdata/units", "../../deploy/systemd"} {
-		if err := os.CopyFS(units, os.DirFS(from)); err != nil {
+	if err := os.CopyFS(units, os.DirFS("testdata/units")); err != nil {
+		t.Fatal(err)
+	}
+	for _, unit := range shipped {
+		text, err := os.ReadFile(filepath.Join("../../deploy/systemd", unit))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(units, unit), text, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -48,10 +48,10 @@ steering: bpf
 shutdown: {lead: 200ms}
 `
 
-// prepare makes a machine on which baton.service can be started.
-func prepare(t *testing.T) *service {
+// prepare makes a machine on which baton.service can be started, beside other units.
+func prepare(t *testing.T, beside ...string) *service {
 	t.Helper()
-	m := boot(t)
+	m := boot(t, append(beside, "baton.service")...)
 	origin, err := demo.StartOrigin("127.0.0.1:0", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
