@@ -83,6 +83,10 @@ func TestStoreCost(t *testing.T) {
 		}
 		t.Logf("%d descriptors %s: put in %v", many, k.name, time.Since(begin).Round(time.Millisecond))
 	}
+	m.eventually("systemd has them", func() bool { // a put does not wait for that
+		has, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", m.pid))
+		return err == nil && len(has) > many
+	})
 	begin := time.Now()
 	m.does("systemctl", "kill", "--signal=KILL", "baton-keeper")
 	m.eventually("the next keeper has them", func() bool {

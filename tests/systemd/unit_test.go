@@ -210,6 +210,6 @@ func (s *service) stop() {
 		s.t.Errorf("left: %s", left)
 	}
 	// The keeper has answered that it ends, and nobody waits for it. The unit's own group is
-	// systemd's, who forgets it, empty, if it looks while the last process is ending there.
+	// systemd's, and may stay, empty.
 	s.eventually("no process is left", func() bool { return !strings.Contains(s.does("ps", "-e", "-o", "comm="), "baton") })
 }
