@@ -232,7 +232,7 @@ func TestWhatCannotBeAttachedTo(t *testing.T) {
 			if err := os.WriteFile(file, []byte(other), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			out, code := l.command("--config", file)
+			out, code := l.command("--config", file, "--socket", l.dir+"/other.sock")
 			if code != 1 || !strings.Contains(out, test.want) {
 				t.Errorf("%d, %s", code, out)
 			}
