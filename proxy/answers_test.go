@@ -59,24 +59,7 @@ func TestAmbiguousAnswers(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			n := start(t, serveTCP(t, func(c *net.TCPConn) {
-				r := bufio.NewReader(c)
-				for {
-					req, err := http.ReadRequest(r)
-					if err != nil {
-						return
-					}
-					io.Copy(io.Discard, req.Body)
-					if req.URL.Path == "/next" {
-						io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnext")
-						continue
-					}
-					io.WriteString(c, test.answer)
-					if test.closes {
-						return
-					}
-				}
-			}), "")
+			n := start(t, answering(t, test.answer, test.closes), "")
 			happened := answered(dial(t, n.web), test.method, "/")
 			if happened != test.want {
 				t.Errorf("got  %.200s, want %s", happened, test.want)
@@ -90,6 +73,29 @@ func TestAmbiguousAnswers(t *testing.T) {
 	}
 }
 
+// answering is an upstream that answers with these octets, whatever they are, and
+// "next" to /next.
+func answering(t *testing.T, answer string, closes bool) string {
+	return serveTCP(t, func(c *net.TCPConn) {
+		r := bufio.NewReader(c)
+		for {
+			req, err := http.ReadRequest(r)
+			if err != nil {
+				return
+			}
+			io.Copy(io.Discard, req.Body)
+			if req.URL.Path == "/next" {
+				io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnext")
+				continue
+			}
+			io.WriteString(c, answer)
+			if closes {
+				return
+			}
+		}
+	})
+}
+
 // Clients share connections to the upstream. What it sends beyond a response
 // must not become the response of the next.
 func TestWhatFollowsAResponseIsNobodys(t *testing.T) {
@@ -99,20 +105,7 @@ func TestWhatFollowsAResponseIsNobodys(t *testing.T) {
 		{"GET", "HTTP/1.1 204 No Content\r\n\r\n" + more, `204 ""`},
 		{"GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n" + more, `200 "ok"`},
 	} {
-		n := start(t, serveTCP(t, func(c *net.TCPConn) {
-			r := bufio.NewReader(c)
-			for {
-				req, err := http.ReadRequest(r)
-				if err != nil {
-					return
-				}
-				answer := "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnext"
-				if req.URL.Path == "/" {
-					answer = test.answer
-				}
-				io.WriteString(c, answer)
-			}
-		}), "")
+		n := start(t, answering(t, test.answer, false), "")
 		const clients, requests = 32, 50
 		var all sync.WaitGroup
 		for i := range clients {
